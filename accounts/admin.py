@@ -95,7 +95,6 @@ class SavedViewAdmin(ReadOnlyAdmin):
 class AuditEventAdmin(ReadOnlyAdmin):
     list_display = ("at", "owner", "actor", "action", "object", "ip", "sealed")
     readonly_fields = ("at", "sealed", "previous_hash", "hash")
-    list_filter = ("action",)
     search_fields = ("owner__email", "actor", "action", "object")
     list_select_related = ("owner",)
 

@@ -123,7 +123,8 @@ class PatientProtocol(WatchedReader, H11Protocol):
     def waiting(self) -> Any:
         """Return what waits for a signal here, or None.
 
-        It is a device with a token. MAX_DEVICES limits their number.
+        It is a device with a token, or a page with a session. MAX_DEVICES and MAX_STREAMS limit
+        their numbers.
         """
         return self.scope and self.scope["state"].get("waiting")
 

@@ -49,6 +49,7 @@ if URL_PREFIX and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", URL_PREFIX):
 FORCE_SCRIPT_NAME = URL_PREFIX or None
 KEEP_ALIVE = env.int("KEEP_ALIVE", 130)  # seconds; longer than any proxy keeps an idle connection
 MAX_CONNECTIONS = env.int("MAX_CONNECTIONS", 500)  # of one web process
+MAX_STREAMS = env.int("MAX_STREAMS", 1000)  # pages with live progress, of one web process
 DEMO = env.bool("DEMO", False)  # an invented year, without workers and without outward calls
 
 # --- Devices: docs/reference/devices.md ---
@@ -142,6 +143,7 @@ MIDDLEWARE = [
     "certctrl.log.RequestContext",
     "certctrl.prefix.Prefix",
     "certctrl.cors.CORS",
+    "certctrl.policy.AdminPolicy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

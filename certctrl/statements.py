@@ -192,7 +192,8 @@ def insert(row: M, conflict: str = "") -> M:
     """
     connection = connections[DEFAULT_DB_ALIAS]
     model = type(row)
-    fields = [each for each in model._meta.concrete_fields if not each.primary_key]
+    written = [each for each in model._meta.concrete_fields if not each.generated]
+    fields = [each for each in written if not each.primary_key]
     key = (model, connection.vendor, conflict)
     if key not in _inserts:
         quote: Any = connection.ops.quote_name

@@ -37,7 +37,7 @@ class BulkPage(Page):
         ids: list[int] | None = [pk for text in sent.getlist("id") if (pk := number(text))]
         if sent.get("all"):
             rows, ids = (
-                services.found(rows, filter_of(asked_in(QueryDict(sent.get("query"))))),
+                services.found(rows, self.owner, filter_of(asked_in(QueryDict(sent.get("query"))))),
                 None,
             )
         if not sent.get("confirmed"):

@@ -179,7 +179,7 @@ class CertificateList(Page):
         asked = asked_in(request.GET)
         size = number(request.GET.get("rows", "")) or ROWS[0]
         size = size if size in ROWS else ROWS[0]
-        rows = services.found(services.of_owner(self.owner), filter_of(asked))
+        rows = services.found(services.of_owner(self.owner), self.owner, filter_of(asked))
         page, following = page_of(
             shown(rows).prefetch_related("labels"), asked["sort"], asked["after"], size
         )

@@ -19,7 +19,7 @@ class Find(Page):
     def get(self, request: HttpRequest) -> HttpResponse:
         words = request.GET.get("q", "").strip()[:255]
         rows = services.of_owner(self.owner)
-        rows = services.found(rows, Filter(words=words)) if words else rows.none()
+        rows = services.found(rows, self.owner, Filter(words=words)) if words else rows.none()
         found = rows.order_by("expires_at", "pk").values_list("pk", "domain")[:MOST_FOUND]
         certificates = [
             {"id": pk, "name": domain, "href": reverse("certificate", args=[pk])}

@@ -25,7 +25,7 @@ MOST_WAITING = 100  # certificates that are grouped by cause
 class Overview(Page):
     def get(self, request: HttpRequest) -> HttpResponse:
         rows = services.of_owner(self.owner)
-        total = rows.count()
+        total = services.total(self.owner)
         dated = shown(rows.filter(expires_at__isnull=False)).order_by("expires_at", "pk")
         lanes = rows_of(list(dated[:MOST_LANES]))
         needing, moving = (services.of_condition(rows, each) for each in ("you", "open"))
@@ -49,12 +49,12 @@ class Overview(Page):
             "lanes": lanes,
             "more": total - len(lanes),
             "soonest": lanes[0].certificate if lanes else None,
-            "waiting": needing.count(),
-            "again": again.count(),
+            "waiting": services.count(needing),
+            "again": services.count(again),
             "causes": causes(waiting),
-            "expired": services.of_condition(rows, "expired").count(),
+            "expired": services.count(services.of_condition(rows, "expired")),
             "in_progress": rows_of(in_progress),
-            "chart": drawing.days(services.by_day(rows)) if total > MOST_LANES else "",
+            "chart": drawing.days(services.by_day(self.owner)) if total > MOST_LANES else "",
         }
         return show(request, "overview.html", context)
 

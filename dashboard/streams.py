@@ -5,10 +5,10 @@ page then fetches the part that has changed.
 """
 
 import asyncio
-import contextlib
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Collection
 from http import HTTPStatus
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -27,13 +27,24 @@ from issuance.models import Issuance
 LOOK_EVERY = 0.5  # seconds between two reads
 BEAT_EVERY = 15.0  # seconds between two comments, so that no proxy ends a quiet stream
 STREAM_ENDS_AFTER = 600.0  # seconds; the browser then opens the next one
-# The part of the connections of a process that streams may have, and those of one owner.
-MOST, MOST_OF_OWNER = 3 / 4, 1 / 2
+MOST_OF_OWNER = 1 / 2  # the part of MAX_STREAMS that one owner may have
 RECONNECT = 3000  # milliseconds
 
 log = structlog.get_logger()
 # The last event of an attempt, its state, and the reason of its wait.
 Sight = tuple[int, str, str]
+
+
+class Stream:
+    """One open page. It takes no place of other connections, and ends when the server stops."""
+
+    def __init__(self, attempt: int, owner: int) -> None:
+        self.attempt = attempt
+        self.owner = owner
+        self.sights: asyncio.Queue[Sight | None] = asyncio.Queue()
+
+    def end(self, _refusal: object) -> None:
+        self.sights.put_nowait(None)
 
 
 def seen(attempts: Collection[int]) -> dict[int, Sight]:
@@ -50,27 +61,26 @@ class Watch:
     """The streams of one event loop."""
 
     def __init__(self) -> None:
-        self.streams: dict[int, list[asyncio.Queue[Sight]]] = defaultdict(list)
+        self.streams: dict[int, list[Stream]] = defaultdict(list)
         self.sights: dict[int, Sight] = {}
         self.owners: Counter[int] = Counter()
         self.task: asyncio.Task[None] | None = None
 
-    def join(self, attempt: int, owner: int) -> asyncio.Queue[Sight]:
-        queue: asyncio.Queue[Sight] = asyncio.Queue()
-        self.owners[owner] += 1
-        self.streams[attempt].append(queue)
-        if attempt in self.sights:
-            queue.put_nowait(self.sights[attempt])
+    def join(self, stream: Stream) -> None:
+        self.owners[stream.owner] += 1
+        self.streams[stream.attempt].append(stream)
+        if stream.attempt in self.sights:
+            stream.sights.put_nowait(self.sights[stream.attempt])
         if not self.task or self.task.done():
             self.task = asyncio.create_task(self.run())
-        return queue
 
-    def leave(self, attempt: int, owner: int, queue: asyncio.Queue[Sight]) -> None:
-        self.owners[owner] -= 1
-        self.streams[attempt].remove(queue)
-        if not self.streams[attempt]:
-            del self.streams[attempt]
-            self.sights.pop(attempt, None)
+    def leave(self, stream: Stream) -> None:
+        self.owners[stream.owner] -= 1
+        own = self.streams[stream.attempt]
+        own.remove(stream)
+        if not own:
+            del self.streams[stream.attempt]
+            self.sights.pop(stream.attempt, None)
 
     async def run(self) -> None:
         """Read the attempts of all streams, until there is no stream."""
@@ -83,8 +93,8 @@ class Watch:
             for attempt, sight in found.items():
                 if attempt in self.streams and self.sights.get(attempt) != sight:
                     self.sights[attempt] = sight
-                    for queue in self.streams[attempt]:
-                        queue.put_nowait(sight)
+                    for stream in self.streams[attempt]:
+                        stream.sights.put_nowait(sight)
             await asyncio.sleep(LOOK_EVERY)
 
 
@@ -101,32 +111,37 @@ def watch() -> Watch:
 
 def has_room(owner: int) -> bool:
     """Return whether this process may open one more stream for the owner."""
-    most: int = settings.MAX_CONNECTIONS
+    most: int = settings.MAX_STREAMS
     of_owner = sum(each.owners[owner] for each in _watches.values())
     of_all = sum(each.owners.total() for each in _watches.values())
-    return of_owner < most * MOST_OF_OWNER and of_all < most * MOST
+    return of_owner < most * MOST_OF_OWNER and of_all < most
 
 
-async def messages(attempt: int, owner: int, last_seen: int) -> AsyncIterator[bytes]:
-    """Yield a message for each move of the attempt after the event `last_seen`."""
+async def messages(stream: Stream, last_seen: int, state: dict[str, Any]) -> AsyncIterator[bytes]:
+    """Yield a message for each move of the attempt after the event `last_seen`.
+
+    `state` is that of the connection.
+    """
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + STREAM_ENDS_AFTER
-    queue = watch().join(attempt, owner)
+    watch().join(stream)
+    state["waiting"] = stream
     first = True
     try:
         # The thread of the request waits with the stream, and needs no connection meanwhile.
         await sync_to_async(connections.close_all)()
         yield f"retry: {RECONNECT}\n\n".encode()
         while loop.time() < ends_at:
-            sight = None
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(BEAT_EVERY):
-                    sight = await queue.get()
-            if sight is None:
+                    sight = await stream.sights.get()
+            except TimeoutError:
                 yield b": still here\n\n"
                 continue
-            event, state, _waits_for = sight
-            is_over = state not in Issuance.OPEN
+            if sight is None:
+                return
+            event, reached, _waits_for = sight
+            is_over = reached not in Issuance.OPEN
             # The page itself has shown the first sight, unless something has happened since.
             if not first or event > last_seen or is_over:
                 yield f"id: {event}\nevent: moved\ndata:\n\n".encode()
@@ -135,7 +150,8 @@ async def messages(attempt: int, owner: int, last_seen: int) -> AsyncIterator[by
                 yield b"event: over\ndata:\n\n"
                 return
     finally:
-        watch().leave(attempt, owner, queue)
+        watch().leave(stream)
+        state.pop("waiting", None)
 
 
 class AttemptStream(Page):
@@ -150,8 +166,10 @@ class AttemptStream(Page):
         last_seen = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
         if not has_room(self.owner.pk):
             return HttpResponse(status=HTTPStatus.NO_CONTENT)  # the page polls instead
+        stream = Stream(attempt.pk, self.owner.pk)
+        state = getattr(request, "scope", {}).get("state", {})
         response = StreamingHttpResponse(
-            messages(attempt.pk, self.owner.pk, last_seen), content_type="text/event-stream"
+            messages(stream, last_seen, state), content_type="text/event-stream"
         )
         response["X-Accel-Buffering"] = "no"  # nginx passes each message on at once
         response["Cache-Control"] = "no-store"

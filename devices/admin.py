@@ -31,7 +31,6 @@ class DeviceTagAdmin(ReadOnlyAdmin):
 @admin.register(Signal)
 class SignalAdmin(ReadOnlyAdmin):
     list_display = ("type", "device", "seq", "ts_ms")
-    list_filter = ("type",)
     search_fields = ("device__name", "device__public_id")
     list_select_related = ("device",)
 
@@ -39,7 +38,6 @@ class SignalAdmin(ReadOnlyAdmin):
 @admin.register(AgentChallenge)
 class AgentChallengeAdmin(ReadOnlyAdmin):
     list_display = ("challenge_id", "device", "kind", "created_at", "acked_at")
-    list_filter = ("kind",)
     exclude = ("ref",)
     search_fields = ("device__name", "device__public_id")
     list_select_related = ("device",)

@@ -1,19 +1,20 @@
 """Admin pages of certificates, attempts, rate limits and drills."""
 
-from collections.abc import Callable
+from typing import cast
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.admin import TabularInline
 
 from accounts import audit
+from accounts.models import User
 from certctrl.admin import ReadOnlyAdmin
-from certctrl.errors import ApiError
-from issuance import services
+from issuance import drills, services
 from issuance.models import (
     Authorization,
     Certificate,
+    CertificateCount,
     CertificateTag,
     CertificateVersion,
     Deployment,
@@ -22,6 +23,7 @@ from issuance.models import (
     IssuanceEvent,
     Label,
     LimitBucket,
+    NamePart,
     Probe,
     RenewalInfo,
     RequestKey,
@@ -45,7 +47,27 @@ class CertificateAdmin(ReadOnlyAdmin):
     )
     list_filter = ("key_policy", "auto_renew", ("retired_at", admin.EmptyFieldListFilter))
     search_fields = ("domain", "owner__email", "public_id")
+    indexed_search = ("domain__startswith", "public_id")
     list_select_related = ("owner", "account", "current")
+    actions = ("renew", "revoke")
+
+    @admin.action(description="Renew now")
+    def renew(self, request: HttpRequest, chosen: QuerySet[Certificate]) -> None:
+        def act(certificate: Certificate) -> str:
+            services.issue(certificate)
+            return f"{certificate.domain}: an attempt has begun."
+
+        self.act_on_each(request, chosen.select_related("owner", "account"), act)
+
+    @admin.action(description="Revoke the current version")
+    def revoke(self, request: HttpRequest, chosen: QuerySet[Certificate]) -> None:
+        who = audit.actor_of(request), audit.ip_of(request)
+
+        def act(certificate: Certificate) -> str:
+            services.revoke(certificate, 0, *who)
+            return f"{certificate.domain}: the revocation will be sent."
+
+        self.act_on_each(request, chosen.select_related("owner", "account"), act)
 
 
 @admin.register(Label)
@@ -67,8 +89,21 @@ class CertificateVersionAdmin(ReadOnlyAdmin):
         "revoke_error",
     )
     search_fields = ("certificate__domain", "serial", "fingerprint")
+    indexed_search = ("certificate__domain__startswith", "serial")
     exclude = ("key",)
     list_select_related = ("certificate",)
+    actions = ("start_drill",)
+
+    @admin.action(description="Start a drill: replace everything of this issuer")
+    def start_drill(self, request: HttpRequest, chosen: QuerySet[CertificateVersion]) -> None:
+        by = cast("User", request.user)
+        issuers = sorted(set(chosen.values_list("issuer", flat=True)))
+
+        def act(issuer: str) -> str:
+            drill = drills.start(by, issuer, None, "", str(by), audit.ip_of(request))
+            return f"The drill of {issuer} has started, with {drill.total} certificates."
+
+        self.act_on_each(request, issuers, act)
 
 
 class EventInline(TabularInline):  # type: ignore[misc]
@@ -94,6 +129,7 @@ class IssuanceAdmin(ReadOnlyAdmin):
     )
     list_filter = ("state", "reason", "failure", "proves")
     search_fields = ("certificate__domain", "order_url", "certificate__owner__email", "error_code")
+    indexed_search = ("certificate__domain__startswith",)
     exclude = ("key", "csr_pem")
     list_select_related = ("certificate",)
     inlines = (EventInline,)
@@ -105,35 +141,36 @@ class IssuanceAdmin(ReadOnlyAdmin):
 
         Start a new attempt after one that failed or was canceled.
         """
-        self._each(request, chosen, "retried", services.retry_attempt)
+
+        def act(issuance: Issuance) -> str:
+            services.retry_attempt(issuance)
+            return self._noted(issuance, "retried")
+
+        self.act_on_each(request, self._with_owners(chosen), act)
 
     @admin.action(description="Cancel")
     def cancel(self, request: HttpRequest, chosen: QuerySet[Issuance]) -> None:
-        self._each(request, chosen, "canceled", services.cancel_attempt)
+        def act(issuance: Issuance) -> str:
+            services.cancel_attempt(issuance)
+            return self._noted(issuance, "canceled")
 
-    def _each(
-        self,
-        request: HttpRequest,
-        chosen: QuerySet[Issuance],
-        done: str,
-        act: Callable[[Issuance], Issuance],
-    ) -> None:
-        for issuance in chosen.select_related("certificate__owner", "certificate__account"):
-            certificate = issuance.certificate
-            try:
-                act(issuance)
-            except ApiError as refusal:
-                self.message_user(request, refusal.what, messages.WARNING)
-                continue
-            audit.note(certificate.owner, f"issuance.{done}", certificate.domain)
-            self.message_user(request, f"{certificate.domain}: {done}.")
+        self.act_on_each(request, self._with_owners(chosen), act)
+
+    def _with_owners(self, chosen: QuerySet[Issuance]) -> QuerySet[Issuance]:
+        return chosen.select_related("certificate__owner", "certificate__account")
+
+    def _noted(self, issuance: Issuance, done: str) -> str:
+        certificate = issuance.certificate
+        audit.note(certificate.owner, f"issuance.{done}", certificate.domain)
+        return f"{certificate.domain}: {done}."
 
 
 @admin.register(IssuanceEvent)
 class IssuanceEventAdmin(ReadOnlyAdmin):
     list_display = ("at", "issuance", "step", "outcome", "what", "took_ms")
-    list_filter = ("step", "outcome")
+    list_filter = ("outcome",)
     search_fields = ("issuance__certificate__domain", "what")
+    indexed_search = ("issuance__certificate__domain__startswith",)
     list_select_related = ("issuance",)
 
 
@@ -142,6 +179,7 @@ class AuthorizationAdmin(ReadOnlyAdmin):
     list_display = ("identifier", "wildcard", "issuance", "status", "answered_at")
     list_filter = ("status",)
     search_fields = ("identifier", "url")
+    indexed_search = ("issuance__certificate__domain__startswith",)
     list_select_related = ("issuance",)
 
 
@@ -156,6 +194,7 @@ class RequestKeyAdmin(ReadOnlyAdmin):
 class RenewalInfoAdmin(ReadOnlyAdmin):
     list_display = ("version", "window_start", "window_end", "checked_at", "wake_at", "error_what")
     search_fields = ("version__certificate__domain", "version__serial")
+    indexed_search = ("version__certificate__domain__startswith", "version__serial")
     list_select_related = ("version",)
 
 
@@ -163,6 +202,7 @@ class RenewalInfoAdmin(ReadOnlyAdmin):
 class ProbeAdmin(ReadOnlyAdmin):
     list_display = ("__str__", "certificate", "sni", "serial", "probed_at", "wake_at", "error_what")
     search_fields = ("address", "certificate__domain", "serial")
+    indexed_search = ("certificate__domain__startswith",)
     list_select_related = ("certificate",)
 
 
@@ -178,6 +218,7 @@ class ReservationAdmin(ReadOnlyAdmin):
     list_display = ("issuance", "owner", "state", "is_renewal", "lacks", "asked_at", "sent_at")
     list_filter = ("state",)
     search_fields = ("issuance__certificate__domain", "owner__email")
+    indexed_search = ("issuance__certificate__domain__startswith",)
     list_select_related = ("issuance", "owner")
 
 
@@ -209,6 +250,7 @@ class DeploymentAdmin(ReadOnlyAdmin):
     list_display = ("certificate", "device", "wanted", "served_serial", "failure", "wake_at")
     list_filter = ("by_tag", "failure")
     search_fields = ("certificate__domain", "device__name", "device__public_id")
+    indexed_search = ("certificate__domain__startswith",)
     list_select_related = ("certificate", "device", "wanted")
 
 
@@ -216,6 +258,7 @@ class DeploymentAdmin(ReadOnlyAdmin):
 class CertificateTagAdmin(ReadOnlyAdmin):
     list_display = ("certificate", "tag", "assigned_at")
     search_fields = ("certificate__domain", "tag")
+    indexed_search = ("certificate__domain__startswith",)
     list_select_related = ("certificate",)
 
 
@@ -224,3 +267,20 @@ class TrustedCAAdmin(ReadOnlyAdmin):
     list_display = ("private_ca", "device", "assigned_at")
     search_fields = ("private_ca__name", "device__name", "device__public_id")
     list_select_related = ("private_ca", "device")
+
+
+@admin.register(CertificateCount)
+class CertificateCountAdmin(ReadOnlyAdmin):
+    list_display = ("owner", "kind", "day", "number", "is_sum")
+    list_filter = ("kind",)
+    search_fields = ("owner__email",)
+    list_select_related = ("owner",)
+
+
+@admin.register(NamePart)
+class NamePartAdmin(ReadOnlyAdmin):
+    list_display = ("__str__", "certificate", "owner")
+    fields = ("certificate", "owner")
+    search_fields = ("certificate__domain",)
+    indexed_search = ("certificate__domain__startswith",)
+    list_select_related = ("certificate", "owner")

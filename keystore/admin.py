@@ -7,7 +7,7 @@ from keystore.models import Envelope, KeyWrap, RecipientKey
 @admin.register(Envelope)
 class EnvelopeAdmin(ReadOnlyAdmin):
     list_display = ("uuid", "owner", "purpose", "policy", "created_at")
-    list_filter = ("purpose", "policy")
+    list_filter = ("policy",)
     search_fields = ("uuid", "owner__email")
     fields = ("uuid", "owner", "purpose", "policy", "created_at")
     list_select_related = ("owner",)

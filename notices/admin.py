@@ -1,6 +1,9 @@
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
 
 from certctrl.admin import ReadOnlyAdmin
+from notices import delivery
 from notices.models import Delivery, Notice, NoticeSettings, Webhook
 
 
@@ -44,3 +47,12 @@ class DeliveryAdmin(ReadOnlyAdmin):
     list_filter = ("channel", ("given_up_at", admin.EmptyFieldListFilter))
     search_fields = ("notice__subject", "owner__email", "webhook__name")
     list_select_related = ("notice", "owner", "webhook")
+    actions = ("send_again",)
+
+    @admin.action(description="Send again")
+    def send_again(self, request: HttpRequest, chosen: QuerySet[Delivery]) -> None:
+        def act(each: Delivery) -> str:
+            delivery.send_again(each)
+            return f"Delivery {each.pk} is sent again."
+
+        self.act_on_each(request, chosen.select_related("owner"), act)

@@ -9,8 +9,11 @@ gives these ids. So receivers can detect the duplicate.
 from datetime import timedelta
 
 import structlog
+from django.db import transaction
 
+from accounts import audit
 from certctrl import clock, lanes
+from certctrl.errors import Conflict
 from certctrl.lanes import Lane
 from certctrl.turns import LostTurn, Trouble, Wait
 from notices import digest, mail, posting
@@ -48,6 +51,17 @@ def deliver(delivery_id: int) -> None:
             if was_sent:
                 _end(delivery, sent_at=clock.now(), error_what="")
                 logger.info("notice.sent", delivery=delivery.pk, channel=delivery.channel)
+
+
+@transaction.atomic
+def send_again(delivery: Delivery) -> None:
+    """Try a delivery that was given up once more. Raise Conflict for another one."""
+    given_up = Delivery.objects.filter(pk=delivery.pk, given_up_at__isnull=False, digest=None)
+    anew = {"given_up_at": None, "stumbles": 0, "wake_at": clock.now(), "queued_at": None}
+    if not given_up.update(**anew):
+        raise Conflict("Only a delivery that was given up is sent again. A digest is sent whole.")
+    delivery.held.update(given_up_at=None)
+    audit.note_row(delivery, "delivery.sent_again")
 
 
 def _send(delivery: Delivery) -> bool:

@@ -12,6 +12,7 @@ from django.utils.translation import ngettext
 from certctrl import clock
 from dashboard import drawing
 from dnsclient.names import registered_domain
+from issuance import services
 
 register = template.Library()
 
@@ -104,6 +105,12 @@ def took(length: timedelta | int | None) -> str:
 @register.filter
 def thousands(number: int) -> str:
     return f"{number:,}"
+
+
+@register.filter
+def counted(number: int) -> str:
+    """Return a number that `services.count` has returned."""
+    return f"{thousands(number)}+" if number >= services.MOST_COUNTED else str(number)
 
 
 @register.filter

@@ -159,7 +159,7 @@ class BulkViewSet(OwnedMixin, GenericViewSet[Certificate]):
         rows = cast("QuerySet[Certificate]", self.get_queryset())
         if "filter" in given:
             sent: Any = request.data
-            rows = services.found(rows, filter_of(sent["filter"]))
+            rows = services.found(rows, self.owner, filter_of(sent["filter"]))
         if given["dry_run"]:
             results = services.dry_run(action, services.chosen(rows, given.get("ids")))
         else:

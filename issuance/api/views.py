@@ -128,7 +128,7 @@ class CertificateViewSet(
     def filter_queryset(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if self.action != "list":
             return super().filter_queryset(queryset)
-        return services.found(queryset, filter_of(self.request.query_params))
+        return services.found(queryset, self.owner, filter_of(self.request.query_params))
 
     @extend_schema(parameters=[FilterParameters])
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:

@@ -19,7 +19,7 @@ from certctrl import clock, retention
 from devices import agentchallenges
 from dnsproviders import records
 from dnsproviders.models import DnsCredential, TxtRecord
-from issuance import ratelimits
+from issuance import ratelimits, services
 from issuance.beat import clockstep
 from issuance.models import (
     KEY_COMPROMISE,
@@ -63,6 +63,7 @@ def prune() -> None:
         exchanges.prune,
         sessions.prune,
         archive.prune,
+        services.add_up,
     )
     for part in parts:
         try:

@@ -6,6 +6,140 @@ from django.conf import settings
 from django.db import migrations, models
 
 
+# Triggers write the counts and the parts of names, in the transaction of the change. See
+# docs/decisions/0057-pages-read-few-rows.md. A later migration that remakes the table of
+# certificates on SQLite must create them again.
+COUNT = "INSERT INTO issuance_certificatecount (owner_id, kind, day, number, is_sum)"
+PART = "INSERT INTO issuance_namepart (owner_id, certificate_id, part)"
+
+
+def counted(rows):
+    """Return the statement for PostgreSQL that counts rows, each with its `number`: 1 or -1."""
+    return f"""{COUNT}
+    SELECT owner_id, kind, day, sum(number), false FROM ({rows}) AS changed, LATERAL (VALUES
+        ('all', NULL::date),
+        ('renews', (renew_at AT TIME ZONE 'UTC')::date),
+        ('ends', (expires_at AT TIME ZONE 'UTC')::date)
+    ) AS days (kind, day)
+    WHERE retired_at IS NULL AND (kind = 'all' OR day IS NOT NULL)
+    GROUP BY owner_id, kind, day HAVING sum(number) <> 0;"""
+
+
+def parted(rows):
+    """Return the statement for PostgreSQL that stores the parts of the names of rows."""
+    return f"""{PART}
+    SELECT DISTINCT owner_id, id, convert_to(array_to_string(labels[first:], '.'), 'UTF8')
+    FROM {rows}, jsonb_array_elements_text(names) AS name,
+        LATERAL (SELECT string_to_array(name, '.') AS labels) AS split,
+        generate_series(1, greatest(cardinality(labels) - 1, 1)) AS first
+    WHERE retired_at IS NULL;"""
+
+
+ADDED, REMOVED = "SELECT *, 1 AS number FROM added", "SELECT *, -1 AS number FROM removed"
+POSTGRES = [f"""
+CREATE FUNCTION issuance_certificate_added() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    {counted(ADDED)}
+    {parted("added")}
+    RETURN NULL;
+END $$;
+CREATE TRIGGER issuance_certificate_added AFTER INSERT ON issuance_certificate
+    REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION issuance_certificate_added();
+""", f"""
+CREATE FUNCTION issuance_certificate_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE one record;
+BEGIN
+    {counted(f"{ADDED} UNION ALL {REMOVED}")}
+    FOR one IN SELECT added.id FROM added JOIN removed USING (id)
+        WHERE (added.names, added.owner_id, added.retired_at IS NULL)
+        IS DISTINCT FROM (removed.names, removed.owner_id, removed.retired_at IS NULL)
+    LOOP
+        DELETE FROM issuance_namepart WHERE certificate_id = one.id;
+        {parted("(SELECT * FROM issuance_certificate WHERE id = one.id) AS changed")}
+    END LOOP;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER issuance_certificate_changed AFTER UPDATE ON issuance_certificate
+    REFERENCING NEW TABLE AS added OLD TABLE AS removed
+    FOR EACH STATEMENT EXECUTE FUNCTION issuance_certificate_changed();
+""", f"""
+CREATE FUNCTION issuance_certificate_removed() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE one record;
+BEGIN
+    {counted(REMOVED)}
+    FOR one IN SELECT id FROM removed LOOP
+        DELETE FROM issuance_namepart WHERE certificate_id = one.id;
+    END LOOP;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER issuance_certificate_removed AFTER DELETE ON issuance_certificate
+    REFERENCING OLD TABLE AS removed
+    FOR EACH STATEMENT EXECUTE FUNCTION issuance_certificate_removed();
+"""]
+
+
+def counted_one(*rows):
+    """Return the statement for SQLite that counts NEW, OLD or both."""
+    one = """
+    SELECT {row}.owner_id AS owner_id, 'all' AS kind, NULL AS day, {number} AS number
+    WHERE {row}.retired_at IS NULL
+    UNION ALL SELECT {row}.owner_id, 'renews', substr({row}.renew_at, 1, 10), {number}
+    WHERE {row}.retired_at IS NULL AND {row}.renew_at IS NOT NULL
+    UNION ALL SELECT {row}.owner_id, 'ends', substr({row}.expires_at, 1, 10), {number}
+    WHERE {row}.retired_at IS NULL AND {row}.expires_at IS NOT NULL"""
+    numbers = {"NEW": 1, "OLD": -1}
+    both = " UNION ALL ".join(one.format(row=row, number=numbers[row]) for row in rows)
+    return f"""{COUNT}
+    SELECT owner_id, kind, day, sum(number), 0 FROM ({both})
+    GROUP BY owner_id, kind, day HAVING sum(number) <> 0;"""
+
+
+PARTED_ONE = f"""{PART}
+    SELECT NEW.owner_id, NEW.id, CAST(part AS BLOB) FROM (
+        WITH RECURSIVE parts (part) AS (
+            SELECT value FROM json_each(NEW.names)
+            UNION SELECT substr(part, instr(part, '.') + 1) FROM parts
+            WHERE instr(substr(part, instr(part, '.') + 1), '.') > 0
+            AND instr(part, '.') > 0
+        ) SELECT part FROM parts
+    ) WHERE NEW.retired_at IS NULL;"""
+SQLITE = [f"""
+CREATE TRIGGER issuance_certificate_added AFTER INSERT ON issuance_certificate
+BEGIN
+    {counted_one("NEW")}
+    {PARTED_ONE}
+END;
+""", f"""
+CREATE TRIGGER issuance_certificate_changed
+AFTER UPDATE OF owner_id, renew_at, expires_at, retired_at ON issuance_certificate
+BEGIN
+    {counted_one("NEW", "OLD")}
+END;
+""", f"""
+CREATE TRIGGER issuance_certificate_renamed
+AFTER UPDATE OF owner_id, names, retired_at ON issuance_certificate
+WHEN OLD.names <> NEW.names OR OLD.owner_id <> NEW.owner_id
+    OR (OLD.retired_at IS NULL) <> (NEW.retired_at IS NULL)
+BEGIN
+    DELETE FROM issuance_namepart WHERE certificate_id = OLD.id;
+    {PARTED_ONE}
+END;
+""", f"""
+CREATE TRIGGER issuance_certificate_removed AFTER DELETE ON issuance_certificate
+BEGIN
+    {counted_one("OLD")}
+    DELETE FROM issuance_namepart WHERE certificate_id = OLD.id;
+END;
+"""]
+
+
+def derive(apps, schema_editor):
+    statements = {"postgresql": POSTGRES, "sqlite": SQLITE}[schema_editor.connection.vendor]
+    for statement in statements:
+        schema_editor.execute(statement)
+
+
 class Migration(migrations.Migration):
 
     initial = True
@@ -49,6 +183,8 @@ class Migration(migrations.Migration):
                 ('renew_at', models.DateTimeField(blank=True, null=True)),
                 ('failures', models.PositiveIntegerField(default=0)),
                 ('failing_since', models.DateTimeField(blank=True, help_text='the first of the failures in a row', null=True)),
+                ('last_failure', models.CharField(blank=True, help_text='the effect of the last failure on the next attempt', max_length=9)),
+                ('needs_person', models.GeneratedField(db_persist=True, expression=models.Case(models.When(models.Q(('failures__gt', 0), models.Q(('last_failure', 'permanent'), ('renew_at', None), _connector='OR')), then=True), default=False), output_field=models.BooleanField())),
                 ('proved_at', models.DateTimeField(blank=True, help_text='staging issued it; production is tried next', null=True)),
                 ('request_digest', models.CharField(editable=False, help_text='digest of the request that made it', max_length=64)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
@@ -61,7 +197,7 @@ class Migration(migrations.Migration):
                 ('verify_device', models.ForeignKey(blank=True, db_index=False, help_text='whose agent serves the challenges of http-01 and tls-alpn-01', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='devices.device')),
             ],
             options={
-                'indexes': [models.Index(condition=models.Q(('expires_at__isnull', False), ('retired_at__isnull', True)), fields=['expires_at', 'id'], name='certificates_by_expiry'), models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['owner', '-id'], name='certificates_of_owner'), models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['owner', 'expires_at', 'id'], name='certificates_of_owner_by_end'), models.Index(condition=models.Q(('renew_at__isnull', False), ('retired_at__isnull', True)), fields=['owner', 'renew_at'], name='certificates_of_owner_to_renew'), models.Index(condition=models.Q(('failures__gt', 0), ('retired_at__isnull', True)), fields=['owner', 'id'], name='certificates_failing'), models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['account', 'owner', '-id'], name='certificates_of_account'), models.Index(fields=['domain'], name='certificates_by_domain'), models.Index(condition=models.Q(('retired_at__isnull', True), ('revoke_superseded', True)), fields=['id'], name='certificates_to_supersede'), models.Index(condition=models.Q(('retired_at__isnull', False)), fields=['retired_at'], name='certificates_retired')],
+                'indexes': [models.Index(condition=models.Q(('expires_at__isnull', False), ('retired_at__isnull', True)), fields=['expires_at', 'id'], name='certificates_by_expiry'), models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['owner', '-id'], name='certificates_of_owner'), models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['owner', 'expires_at', 'id'], name='certificates_of_owner_by_end'), models.Index(condition=models.Q(('failures__gt', 0), ('retired_at__isnull', True)), fields=['owner', 'expires_at', 'id'], name='certificates_failing'), models.Index(condition=models.Q(('needs_person', True), ('retired_at__isnull', True)), fields=['owner', 'expires_at', 'id'], name='certificates_for_a_person'), models.Index(condition=models.Q(('auto_renew', False), ('retired_at__isnull', True)), fields=['owner', 'expires_at', 'id'], name='certificates_not_renewed'), models.Index(condition=models.Q(('retired_at__isnull', True)), fields=['account', 'owner', '-id'], name='certificates_of_account'), models.Index(fields=['domain'], name='certificates_by_domain', opclasses=['varchar_pattern_ops']), models.Index(condition=models.Q(('retired_at__isnull', True), ('revoke_superseded', True)), fields=['id'], name='certificates_to_supersede'), models.Index(condition=models.Q(('retired_at__isnull', False)), fields=['retired_at'], name='certificates_retired')],
             },
         ),
         migrations.CreateModel(
@@ -108,7 +244,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'abstract': False,
-                'indexes': [models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='certificateversion_wake_at'), models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='certificateversion_queued_at'), models.Index(fields=['issuer'], name='versions_by_issuer'), models.Index(condition=models.Q(('key__isnull', False)), fields=['not_after'], name='versions_with_key'), models.Index(condition=models.Q(('key__isnull', True)), fields=['not_after'], name='versions_without_key')],
+                'indexes': [models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='certificateversion_wake_at'), models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='certificateversion_queued_at'), models.Index(fields=['issuer'], name='versions_by_issuer'), models.Index(fields=['serial'], name='versions_by_serial'), models.Index(condition=models.Q(('revoked_at__isnull', False)), fields=['certificate'], name='versions_revoked'), models.Index(condition=models.Q(('key__isnull', False)), fields=['not_after'], name='versions_with_key'), models.Index(condition=models.Q(('key__isnull', True)), fields=['not_after'], name='versions_without_key')],
                 'constraints': [models.CheckConstraint(condition=models.Q(('revoke_asked_at__isnull', True), ('revoked_at__isnull', False), ('wake_at__isnull', False), _connector='OR'), name='a_revocation_that_was_asked_for_wakes_until_it_is_done')],
             },
         ),
@@ -411,4 +547,31 @@ class Migration(migrations.Migration):
             model_name='certificate',
             constraint=models.UniqueConstraint(condition=models.Q(('current__isnull', True), ('retired_at__isnull', True)), fields=('owner', 'request_digest'), name='the_same_request_makes_one_certificate'),
         ),
+        migrations.CreateModel(
+            name='CertificateCount',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('kind', models.CharField(choices=[('all', 'All'), ('renews', 'Renews'), ('ends', 'Ends')], max_length=6)),
+                ('day', models.DateField(blank=True, help_text='in UTC; null for all', null=True)),
+                ('number', models.IntegerField()),
+                ('is_sum', models.BooleanField(default=False)),
+                ('owner', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
+            ],
+            options={
+                'indexes': [models.Index(fields=['owner', 'kind', 'day'], name='counts_of_owner'), models.Index(condition=models.Q(('is_sum', False)), fields=['owner'], name='counts_to_add_up')],
+            },
+        ),
+        migrations.CreateModel(
+            name='NamePart',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('part', models.BinaryField(max_length=253)),
+                ('certificate', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='parts', to='issuance.certificate')),
+                ('owner', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
+            ],
+            options={
+                'indexes': [models.Index(fields=['owner', 'part', 'certificate'], name='parts_of_owner')],
+            },
+        ),
+        migrations.RunPython(derive, migrations.RunPython.noop),
     ]

@@ -21,6 +21,7 @@ from issuance.models.certificates import (
 )
 from issuance.models.deployments import CertificateTag, Deployment, TrustedCA
 from issuance.models.drills import Drill
+from issuance.models.overviews import CertificateCount, NamePart
 from issuance.models.probes import Probe
 from issuance.models.ratelimits import LimitBucket, Reservation, ReservedToken
 
@@ -30,6 +31,7 @@ __all__ = [
     "TOO_LONG",
     "Authorization",
     "Certificate",
+    "CertificateCount",
     "CertificateTag",
     "CertificateVersion",
     "Deployment",
@@ -39,6 +41,7 @@ __all__ = [
     "IssuanceQuerySet",
     "Label",
     "LimitBucket",
+    "NamePart",
     "Probe",
     "RenewalInfo",
     "RequestKey",

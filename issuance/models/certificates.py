@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Case, F, Q, When
 
 from authorities.models import AcmeAccount
 from certctrl import clock
@@ -149,6 +149,17 @@ class Certificate(models.Model):
     failing_since = models.DateTimeField(
         null=True, blank=True, help_text="the first of the failures in a row"
     )
+    last_failure = models.CharField(
+        max_length=9, blank=True, help_text="the effect of the last failure on the next attempt"
+    )
+    needs_person = models.GeneratedField(
+        expression=Case(
+            When(Q(failures__gt=0) & (Q(last_failure="permanent") | Q(renew_at=None)), then=True),
+            default=False,
+        ),
+        output_field=models.BooleanField(),
+        db_persist=True,
+    )
     proved_at = models.DateTimeField(
         null=True, blank=True, help_text="staging issued it; production is tried next"
     )
@@ -195,21 +206,31 @@ class Certificate(models.Model):
                 name="certificates_of_owner_by_end",
             ),
             models.Index(
-                fields=["owner", "renew_at"],
-                condition=Q(retired_at__isnull=True, renew_at__isnull=False),
-                name="certificates_of_owner_to_renew",
-            ),
-            models.Index(
-                fields=["owner", "id"],
+                fields=["owner", "expires_at", "id"],
                 condition=Q(retired_at__isnull=True, failures__gt=0),
                 name="certificates_failing",
+            ),
+            models.Index(
+                fields=["owner", "expires_at", "id"],
+                condition=Q(retired_at__isnull=True, needs_person=True),
+                name="certificates_for_a_person",
+            ),
+            models.Index(
+                fields=["owner", "expires_at", "id"],
+                condition=Q(retired_at__isnull=True, auto_renew=False),
+                name="certificates_not_renewed",
             ),
             models.Index(
                 fields=["account", "owner", "-id"],
                 condition=Q(retired_at__isnull=True),
                 name="certificates_of_account",
             ),
-            models.Index(fields=["domain"], name="certificates_by_domain"),
+            # The class lets PostgreSQL find what begins alike, in every locale.
+            models.Index(
+                fields=["domain"],
+                name="certificates_by_domain",
+                opclasses=["varchar_pattern_ops"],
+            ),
             # The rows that revoke_superseded reads.
             models.Index(
                 fields=["id"],
@@ -326,6 +347,12 @@ class CertificateVersion(Turns):
         indexes: ClassVar = (
             *Turns.Meta.indexes,
             models.Index(fields=["issuer"], name="versions_by_issuer"),
+            models.Index(fields=["serial"], name="versions_by_serial"),
+            models.Index(
+                fields=["certificate"],
+                condition=Q(revoked_at__isnull=False),
+                name="versions_revoked",
+            ),
             # The rows that prune_version_keys and prune_versions read.
             models.Index(
                 fields=["not_after"], condition=Q(key__isnull=False), name="versions_with_key"

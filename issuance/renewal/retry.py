@@ -52,8 +52,10 @@ def count_failure(
     at = retry_at(asked_for=asked_for, limited=limited)
     if trouble.code == GAINS_NOTHING and certificate.expires_at:
         at = schedule.after_no_gain(now, certificate.expires_at)
+    failure = class_of(trouble, asked_for, by_table)
     fields: dict[str, Any] = {
         "renew_at": at if certificate.is_wanted else None,
+        "last_failure": failure,
         "updated_at": now,
     }
     since = certificate.failing_since
@@ -64,7 +66,7 @@ def count_failure(
     if not limited:
         fields |= {"failures": certificate.failures + 1, "proved_at": None}
     Certificate.objects.filter(pk=certificate.pk).update(**fields)
-    return CountedFailure(class_of(trouble, asked_for, by_table), counts=not limited)
+    return CountedFailure(failure, counts=not limited)
 
 
 def _tried_since(certificate: Certificate) -> datetime:

@@ -32,13 +32,17 @@ from issuance.services.certificates import (
     update_certificate,
 )
 from issuance.services.counting import (
+    MOST_COUNTED,
     DayCount,
+    add_up,
     by_day,
+    count,
     deployments_of,
     not_serving,
     of_condition,
     of_owner,
     summary,
+    total,
 )
 from issuance.services.export import PFX, bundle, head, to_folder
 from issuance.services.finding import Filter, found
@@ -49,11 +53,13 @@ from issuance.services.looking import look
 from issuance.services.materials import assigned, for_device, sealed, version_of
 from issuance.services.probing import forget_probe, probe_now
 from issuance.services.revocation import revoke, revoke_replaced
+from issuance.services.searching import search
 from issuance.services.trusting import distrust, trust
 from issuance.services.validation import COLUMNS
 
 __all__ = [
     "COLUMNS",
+    "MOST_COUNTED",
     "PFX",
     "BulkAction",
     "CertificateSpec",
@@ -65,6 +71,7 @@ __all__ = [
     "_answers",
     "act",
     "action_of",
+    "add_up",
     "advance",
     "assign",
     "assign_to_tag",
@@ -74,6 +81,7 @@ __all__ = [
     "cancel",
     "cancel_attempt",
     "chosen",
+    "count",
     "create_certificate",
     "deployments_of",
     "distrust",
@@ -106,9 +114,11 @@ __all__ = [
     "revoke",
     "revoke_replaced",
     "sealed",
+    "search",
     "set_labels",
     "summary",
     "to_folder",
+    "total",
     "trust",
     "unassign",
     "unassign_from_tag",

@@ -33,7 +33,7 @@ from issuance.services.idempotency import Idempotency, once
 
 Reason = Issuance.Reason
 # Written when the account changes, because the new account has not failed yet.
-ANEW = {"failures": 0, "failing_since": None, "proved_at": None}
+ANEW = {"failures": 0, "failing_since": None, "last_failure": "", "proved_at": None}
 A_MINUTE = timedelta(minutes=1)
 TEN_MINUTES = timedelta(minutes=10)
 

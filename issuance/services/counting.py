@@ -2,19 +2,28 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
+from typing import Any
 
 from django.conf import settings
-from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Subquery, Value
-from django.db.models.functions import Coalesce, TruncDate
+from django.db import transaction
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Sum
 
 from accounts.models import User
 from certctrl import clock
 from devices.models import Device
-from issuance.models import Certificate, Deployment, Issuance
+from issuance.models import (
+    Certificate,
+    CertificateCount,
+    CertificateVersion,
+    Deployment,
+    Issuance,
+)
 
+Kind = CertificateCount.Kind
 DAYS = 90
 SOON = timedelta(days=30)
+MOST_COUNTED = 1000
 
 
 @dataclass(frozen=True)
@@ -41,24 +50,19 @@ def of_condition(rows: QuerySet[Certificate], condition: str) -> QuerySet[Certif
     """
     now = clock.now()
     is_open = Exists(Issuance.objects.open().filter(certificate=OuterRef("pk")))
-    if condition in ("you", "again"):
-        failed = Issuance.objects.filter(certificate=OuterRef("pk"), state=Issuance.State.FAILED)
-        failing = rows.filter(~is_open, failures__gt=0).annotate(
-            last_failure=Coalesce(
-                Subquery(failed.order_by("-pk").values("failure")[:1]),
-                Value(""),  # it was pruned
-            )
-        )
-        needs = Q(last_failure=Issuance.Failure.PERMANENT) | Q(renew_at=None)
-        return failing.filter(needs if condition == "you" else ~needs)
+    if condition == "you":
+        return rows.filter(~is_open, needs_person=True)
+    if condition == "again":
+        return rows.filter(~is_open, failures__gt=0, needs_person=False)
     if condition == "open":
-        return rows.filter(is_open)
+        return rows.filter(pk__in=Issuance.objects.open().values("certificate"))
+    revoked = CertificateVersion.objects.filter(revoked_at__isnull=False).values("certificate")
     return {
         "soon": rows.filter(expires_at__gt=now, expires_at__lte=now + SOON),
         "expired": rows.filter(expires_at__lte=now),
         "new": rows.filter(current=None),
         "off": rows.filter(auto_renew=False),
-        "revoked": rows.filter(current__revoked_at__isnull=False),
+        "revoked": rows.filter(pk__in=revoked, current__revoked_at__isnull=False),
     }.get(condition, rows)
 
 
@@ -78,19 +82,46 @@ def not_serving(rows: QuerySet[Deployment]) -> QuerySet[Deployment]:
     return wanting.exclude(served_serial=F("wanted__serial"))
 
 
-def by_day(rows: QuerySet[Certificate]) -> list[DayCount]:
-    """Return the renewals and ends of each of the next 90 days, from today on."""
-    now = clock.now()
-    renews, ends = _by_day_of(rows, "renew_at", now), _by_day_of(rows, "expires_at", now)
-    days = [now.date() + timedelta(days=number) for number in range(DAYS)]
+def count(rows: QuerySet[Certificate]) -> int:
+    """Return the number of certificates, at most MOST_COUNTED."""
+    return rows.order_by()[:MOST_COUNTED].count()
+
+
+def total(owner: User) -> int:
+    return _sum(owner, Kind.ALL)[None]
+
+
+def by_day(owner: User) -> list[DayCount]:
+    """Return the renewals and ends of each of the next 90 days, with the whole of today."""
+    today = clock.now().date()
+    days = [today + timedelta(days=number) for number in range(DAYS)]
+    inside = {"day__range": (days[0], days[-1])}
+    renews, ends = _sum(owner, Kind.RENEWS, **inside), _sum(owner, Kind.ENDS, **inside)
     return [DayCount(day, renews[day], ends[day]) for day in days]
 
 
-def _by_day_of(rows: QuerySet[Certificate], column: str, now: datetime) -> Counter[date]:
-    until = now + timedelta(days=DAYS)
-    inside = rows.filter(**{f"{column}__gte": now, f"{column}__lt": until})
-    days = inside.order_by().annotate(day=TruncDate(column)).values_list("day")
-    return Counter(dict(days.annotate(count=Count("*"))))
+def _sum(owner: User, kind: Kind, **inside: Any) -> Counter[date | None]:
+    rows = CertificateCount.objects.filter(owner=owner, kind=kind, **inside)
+    return Counter(dict(rows.order_by().values_list("day").annotate(Sum("number"))))
+
+
+def add_up() -> None:
+    """Replace the rows of each count by one row. The task `prune` calls this each hour."""
+    new = CertificateCount.objects.filter(is_sum=False)
+    for owner in list(new.order_by().values_list("owner", flat=True).distinct()):
+        with transaction.atomic():
+            # Two tasks at the same time each add up the rows that the other has not locked.
+            rows = CertificateCount.objects.filter(owner=owner)
+            found = list(rows.select_for_update(skip_locked=True))
+            sums: Counter[tuple[str, date | None]] = Counter()
+            for each in found:
+                sums[each.kind, each.day] += each.number
+            rows.filter(pk__in=[each.pk for each in found]).delete()
+            CertificateCount.objects.bulk_create(
+                CertificateCount(owner_id=owner, kind=kind, day=day, number=number, is_sum=True)
+                for (kind, day), number in sums.items()
+                if number
+            )
 
 
 def summary(owner: User) -> dict[str, object]:
@@ -98,7 +129,7 @@ def summary(owner: User) -> dict[str, object]:
     rows = of_owner(owner)
     soonest = rows.filter(expires_at__gt=clock.now()).order_by("expires_at", "pk")
     return {
-        "total": rows.count(),
+        "total": total(owner),
         "needs_person": of_condition(rows, "you").count(),
         "retrying": of_condition(rows, "again").count(),
         "in_progress": of_condition(rows, "open").count(),
@@ -107,5 +138,5 @@ def summary(owner: User) -> dict[str, object]:
         "soonest_end": soonest.values_list("expires_at", flat=True).first(),
         "devices": owner.devices.filter(status=Device.Status.ACTIVE).count(),
         "not_serving": not_serving(deployments_of(owner)).count(),
-        "days": by_day(rows),
+        "days": by_day(owner),
     }

@@ -3,17 +3,19 @@
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 
+from accounts.models import User
 from issuance.models import Certificate
 from issuance.services.counting import of_condition
+from issuance.services.searching import search
 
 
 @dataclass(frozen=True)
 class Filter:
     """Which certificates a list has. An empty field lets every certificate through."""
 
-    words: str = ""  # in a name, or a serial number
+    words: str = ""  # that a label of a name begins with, or a serial number
     condition: str = ""
     account: int | None = None
     credential: int | None = None
@@ -23,15 +25,12 @@ class Filter:
     ends_before: date | None = None  # in UTC
 
 
-def found(rows: QuerySet[Certificate], wanted: Filter) -> QuerySet[Certificate]:
-    """Return the certificates that pass the filter."""
+def found(rows: QuerySet[Certificate], owner: User, wanted: Filter) -> QuerySet[Certificate]:
+    """Return the certificates of the owner that pass the filter."""
     if wanted.condition:
         rows = of_condition(rows, wanted.condition)
     if words := wanted.words.strip().replace("\0", ""):
-        serial = words.replace(":", "").lower()
-        rows = rows.filter(
-            Q(domain__icontains=words) | Q(names__icontains=words) | Q(current__serial=serial)
-        )
+        rows = search(rows, owner, words)
     equal = {
         "account": wanted.account,
         "credential": wanted.credential,

@@ -1,7 +1,5 @@
 """The admin shows every table without secrets. Staff search, retry and cancel there."""
 
-import base64
-import html
 from datetime import timedelta
 
 import pytest
@@ -9,33 +7,16 @@ from django.contrib import admin
 from django.db.models import Model
 from django.urls import reverse
 
-from accounts import audit, savedviews
 from accounts.models import ApiKey, AuditEvent, User
-from authorities.models import AcmeAccount, Exchange, PrivateCA
-from authorities.privateca import create_private_ca
 from certctrl.turns import LostTurn
-from devices import agentchallenges, codes, installplans, registration, signals
-from devices import services as device_services
-from devices.models import Device, DeviceCode, DeviceSession, DeviceTag
+from devices.models import Device, DeviceTag
 from dnsproviders import records
-from dnsproviders.models import ApiBucket, DnsCredential, TxtRecord
+from dnsproviders.models import DnsCredential, TxtRecord
 from issuance import services
-from issuance.models import (
-    Certificate,
-    Drill,
-    Issuance,
-    LimitBucket,
-    Probe,
-    RenewalInfo,
-    Reservation,
-    ReservedToken,
-)
-from keystore import envelope
-from keystore.models import Envelope, KeyWrap, RecipientKey
-from notices import raising, webhooks
-from notices.models import Notice, NoticeSettings, Webhook
-from tests import factories
-from tests.devices.agent import Agent
+from issuance.models import Certificate, Drill, Issuance
+from notices import raising
+from notices.models import Delivery, Notice, Webhook
+from tests import everything
 
 pytestmark = pytest.mark.django_db
 TABLES = [model for model in admin.site._registry if model._meta.app_label != "auth"]
@@ -64,111 +45,13 @@ def staff(client) -> User:
 @pytest.fixture
 def rows(world, staff):
     """A waiting attempt, and a row of most other tables."""
-    world.zone.hides = True
-    certificate, _ = world.create(world.account(staff), world.credential(staff))
-    world.deliver()
-    return certificate
+    return everything.waiting(world, staff)
 
 
 @pytest.fixture
 def every_table(rows, world, staff) -> list[str]:
     """Make a row of every table. Return the texts that no page may show."""
-    world.zone.hides = False
-    spec = world.spec(rows.account, rows.credential, "own.example.com")
-    services.create_certificate(
-        staff, spec, issue=True, idempotency=services.Idempotency("an example", "0" * 64)
-    )
-    world.deliver()
-    create_private_ca(staff, {"name": "example CA"})
-    AcmeAccount.objects.update(
-        eab_kid="kid", eab=envelope.seal(staff, "eab_key", b"shared with the CA")
-    )
-    RecipientKey.objects.create(owner=staff, public_key=b"P" * 32, fingerprint=b"F" * 32)
-    ledger_and_log(world, staff)
-    deployments(rows, staff)
-    services.set_labels(rows, ["prod"])
-    savedviews.save(staff, "soon", "chip=soon")
-    told = [*notices(staff), *devices(staff)]
-    token = factories.api_key(staff, "certificates:*[read]")
-    audit.record(staff, "somebody", "example.done", "an example")
-    secret = [
-        *ApiKey.objects.values_list("digest", flat=True),
-        token,
-        User.objects.get().password.rpartition("$")[2],
-        "PRIVATE KEY",
-    ]
-    sealed = [
-        *Envelope.objects.values_list("ciphertext", flat=True),
-        *KeyWrap.objects.values_list("wrapped_dek", flat=True),
-    ]
-    return [*secret, *told, *(text for each in sealed for text in spellings(bytes(each)))]
-
-
-def deployments(certificate, staff) -> None:
-    """Make a row of each table that says what is on a device."""
-    device = factories.device(staff, "web")
-    services.assign(certificate, device)
-    services.assign_to_tag(certificate, "web")
-    services.trust(device, PrivateCA.objects.get())
-
-
-def ledger_and_log(world, staff) -> None:
-    """Make a row of each table that the engine keeps beside the attempts."""
-    issuance = Issuance.objects.filter(state="issued").get()
-    RenewalInfo.objects.get_or_create(version=issuance.version, defaults={"fraction": 0.5})
-    bucket = LimitBucket.objects.create(
-        ca="https://ca.test", kind="domain", subject="x", level=1, at=world.time
-    )
-    reservation, _ = Reservation.objects.get_or_create(
-        issuance=issuance, defaults={"owner": staff, "asked_at": world.time}
-    )
-    ReservedToken.objects.create(reservation=reservation, bucket=bucket)
-    Exchange.objects.create(
-        account=issuance.account, at=world.time, method="POST", url="https://ca.test/new"
-    )
-    Probe.objects.create(certificate=issuance.certificate, address="www.example.com", port=443)
-    Drill.objects.create(by=staff, issuer="example CA")
-    ApiBucket.objects.create(key="cloudflare 1", full_at=world.time)
-
-
-def notices(staff) -> list[str]:
-    """Make rows of notices and their delivery. Return their secrets."""
-    NoticeSettings.objects.create(owner=staff)
-    _, secret = webhooks.create_webhook(
-        staff, {"url": "https://hooks.example.com/a-token-in-the-path?key=sesame"}
-    )
-    raising.raise_test(staff)
-    return [secret, "a-token-in-the-path", "sesame"]
-
-
-def devices(staff) -> list[str]:
-    """Make rows of a device, its codes, its session and its enrolment key. Return their secrets."""
-    started = codes.start(interval=5, expires_in=900, origin="https://certctrl.test")
-    codes.decide(staff, started["user_code"], approve=True, ip=None)
-    code = codes.poll(started["device_code"])["registration_code"]
-    _, token = device_services.create_enrolment_key(staff, "fleet", "edge", 3, 3600, None)
-    agent = Agent()
-    spec = {"device_public_id": agent.public_id, "dev_pk": bytes(agent.key.public_key)}
-    enrolled = registration.with_code(spec, staff.pk, code, "device", None)
-    device_services.change_device(enrolled.device, {"name": "edge 1", "tags": ["edge"]})
-    installplans.replace(enrolled.device, {"installs": []}, "somebody")
-    signals.emit([enrolled.device.pk], "cert.updated", {"cert_id": 7})
-    agentchallenges.note(enrolled.device, "tlsalpn01", {"certificate": {"key_pem": token}})
-    row = DeviceSession.objects.get()
-    return [
-        started["device_code"],
-        code,
-        token,
-        *DeviceCode.objects.values_list("digest", "registration_digest").get(),
-        enrolled.session["access_token"],
-        enrolled.session["refresh_token"],
-        row.digest,
-        *spellings(bytes(row.seal)),
-    ]
-
-
-def spellings(secret: bytes) -> list[str]:
-    return [secret.hex(), base64.b64encode(secret).decode(), html.escape(repr(secret))]
+    return everything.fill(world, rows)
 
 
 def address(model: type[Model], page: str, *args: int) -> str:
@@ -306,3 +189,51 @@ def test_a_record_that_was_left_behind_is_marked_as_removed_by_hand(client, rows
     record.refresh_from_db()
     assert record.cleaned_at
     assert AuditEvent.objects.filter(action="record.removed_by_hand").exists()
+
+
+def acted(client, row: Model, action: str) -> str:
+    """Return the message of the page after an action on a row."""
+    data = {"action": action, "_selected_action": [row.pk]}
+    page = client.post(address(type(row), "changelist"), data, follow=True)
+    return " ".join(str(message) for message in page.context["messages"])
+
+
+def test_a_certificate_is_renewed_and_revoked(client, rows, world):
+    world.zone.hides = False
+    world.advance(3600)
+    world.sweep()
+    assert "an attempt has begun" in acted(client, rows, "renew")
+    assert Issuance.objects.filter(certificate=rows, reason="manual").exists()
+    assert "will be sent" in acted(client, rows, "revoke")
+    assert rows.versions.get().revoke_asked_at
+    event = AuditEvent.objects.get(action="certificate.revoked")
+    assert event.actor == "root@example.org"
+
+
+def test_a_certificate_without_a_version_is_not_revoked(client, rows):
+    assert "nothing to revoke" in acted(client, rows, "revoke")
+
+
+def test_a_drill_replaces_everything_of_an_issuer(client, rows, world):
+    world.zone.hides = False
+    world.advance(3600)
+    world.sweep()
+    version = rows.versions.get()
+    assert "has started, with 1 certificates" in acted(client, version, "start_drill")
+    assert Drill.objects.get().issuer == version.issuer
+    assert "already running" in acted(client, version, "start_drill")
+    assert Drill.objects.count() == 1
+
+
+def test_a_delivery_that_was_given_up_is_sent_again(client, staff, world):
+    raising.raise_test(staff)
+    notice = Notice.objects.get()
+    notice.deliveries.all().delete()
+    delivery = Delivery.objects.create(
+        owner=staff, notice=notice, channel="email", given_up_at=world.time
+    )
+    assert "is sent again" in acted(client, delivery, "send_again")
+    delivery.refresh_from_db()
+    assert (delivery.state, delivery.wake_at) == ("waiting", world.time)
+    assert "Only a delivery that was given up" in acted(client, delivery, "send_again")
+    assert AuditEvent.objects.filter(action="delivery.sent_again").count() == 1

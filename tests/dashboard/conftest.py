@@ -9,6 +9,7 @@ from accounts.models import User
 from authorities.models import AcmeAccount
 from dnsproviders.models import DnsCredential
 from issuance.models import Certificate
+from tests import everything
 from tests.devices.agent import Agent
 from tests.fakes.mailbox import Mailbox
 from tests.fakes.world import World
@@ -55,3 +56,9 @@ def sent_code(mailbox: Mailbox) -> Callable[[], str]:
         return code
 
     return read
+
+
+@pytest.fixture
+def secrets(world: World, alice: User) -> list[str]:
+    """The secrets of alice, who has a row in every table."""
+    return everything.fill(world, everything.waiting(world, alice))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from dashboard import streams
-from dashboard.streams import Sight, Watch, has_room, messages
+from dashboard.streams import Sight, Stream, Watch, has_room, messages
 from tests.patience import LIMIT
 
 OPEN = (7, "ordered", "")
@@ -36,7 +36,7 @@ OWNER = 7
 
 
 async def collected(attempt: int, last_seen: int) -> list[bytes]:
-    return [each async for each in messages(attempt, OWNER, last_seen)][1:]
+    return [each async for each in messages(Stream(attempt, OWNER), last_seen, {})][1:]
 
 
 def moved(event: int) -> bytes:
@@ -66,17 +66,17 @@ def test_one_read_serves_all_streams_of_a_process(sights):
     reads = sights(OPEN, OVER)
 
     async def many() -> list[list[bytes]]:
-        return await asyncio.gather(*(collected(number % 5, 7) for number in range(50)))
+        return await asyncio.gather(*(collected(number % 50, 7) for number in range(500)))
 
-    assert asyncio.run(many()) == [[moved(9), END]] * 50
-    assert reads[0] == [0, 1, 2, 3, 4]
+    assert asyncio.run(many()) == [[moved(9), END]] * 500
+    assert reads[0] == list(range(50))
 
 
 def test_nothing_is_read_when_nobody_looks(sights):
     reads = sights(OPEN)
 
     async def look() -> Watch:
-        stream = messages(1, OWNER, 0)
+        stream = messages(Stream(1, OWNER), 0, {})
         await anext(stream)
         await anext(stream)
         await stream.aclose()
@@ -118,15 +118,33 @@ def test_the_sight_of_an_attempt_has_its_last_event(certificate, monkeypatch):
     assert streams.seen([attempt.pk]) == {attempt.pk: (last.pk, "issued", "")}
 
 
-def test_one_owner_has_half_of_the_connections_for_streams(settings):
-    settings.MAX_CONNECTIONS = 8
+def test_one_owner_has_half_of_the_streams(settings):
+    settings.MAX_STREAMS = 6
 
     async def open_them(owner: int, most: int) -> int:
-        return sum(has_room(owner) and bool(streams.watch().join(1, owner)) for _ in range(most))
+        opened = 0
+        while opened < most and has_room(owner):
+            streams.watch().join(Stream(1, owner))
+            opened += 1
+        return opened
 
     async def crowd() -> list[int]:
         opened = [await open_them(owner, 9) for owner in (1, 2, 3)]
         streams.watch().streams.clear()
         return opened
 
-    assert asyncio.run(crowd()) == [4, 2, 0]
+    assert asyncio.run(crowd()) == [3, 3, 0]
+
+
+def test_a_stream_waits_beside_the_connections_and_ends_with_the_server(sights):
+    sights(OPEN)
+    state: dict[str, Stream] = {}
+
+    async def look() -> list[bytes]:
+        stream = messages(Stream(1, OWNER), 0, state)
+        began = [await anext(stream), await anext(stream)]
+        state["waiting"].end(None)
+        return began + [each async for each in stream]
+
+    assert asyncio.run(look())[1:] == [moved(7)]
+    assert state == {}

@@ -52,3 +52,11 @@ document.addEventListener("htmx:afterSwap", (event) => {
   if (lost) lost.hidden = true;
   showCopyButtons(event.target.parentElement || document);
 });
+
+// Live progress: without a stream, the moving part of the page asks by itself.
+let hasStream = false;
+document.addEventListener("htmx:sseOpen", () => { hasStream = true; });
+for (const name of ["htmx:sseError", "htmx:sseClose"]) document.addEventListener(name, () => { hasStream = false; });
+setInterval(() => {
+  if (!hasStream) document.querySelector("[hx-trigger*=look]")?.dispatchEvent(new Event("look"));
+}, 5000);

@@ -144,6 +144,7 @@ def _note_version(
         "renew_at": renew_at,
         "failures": 0,
         "failing_since": None,
+        "last_failure": "",
         "proved_at": None,
         "verified": verified,
         "updated_at": updated_at,

@@ -1,11 +1,14 @@
 """The numbers of an owner, for dashboards."""
 
+from collections import Counter
 from datetime import timedelta
 
 import pytest
+from django.db.models import Sum
 
 from issuance import services
-from issuance.models import Certificate
+from issuance.models import Certificate, CertificateCount
+from issuance.services import counting
 from tests.issuance.failing import FOR_GOOD, issued, try_again
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
@@ -39,7 +42,7 @@ def test_renewals_and_ends_are_counted_by_day(world, account):
             expires_at=noon + timedelta(days=days),
             request_digest=str(number),
         )
-    counted = {each.day: each for each in services.by_day(services.of_owner(account.owner))}
+    counted = {each.day: each for each in services.by_day(account.owner)}
     assert len(counted) == 90
     assert counted[today + timedelta(days=1)].ends == 2
     assert counted[today + timedelta(days=89)].ends == 1
@@ -51,3 +54,56 @@ def test_others_are_not_counted(world, account, credential, bob):
     issued(world, account, credential, "a.example.com")
     assert services.summary(bob)["total"] == 0
     assert services.summary(bob)["soonest_end"] is None
+
+
+def recounted(owner) -> dict[tuple[str, object], int]:
+    """Count the rows themselves, as the sums of CertificateCount should be."""
+    rows = services.of_owner(owner)
+    found = Counter({("all", None): rows.count()})
+    for kind, column in (("renews", "renew_at"), ("ends", "expires_at")):
+        for at in rows.exclude(**{column: None}).values_list(column, flat=True):
+            found[kind, at.date()] += 1
+    return +found
+
+
+def sums(owner) -> dict[tuple[str, object], int]:
+    rows = CertificateCount.objects.filter(owner=owner).values_list("kind", "day")
+    counted = rows.annotate(sum=Sum("number")).order_by()
+    return {(kind, day): number for kind, day, number in counted if number}
+
+
+def test_the_counts_follow_every_change(world, account, credential, owner):
+    for number in range(3):
+        world.advance(86400.0)
+        issued(world, account, credential, f"n{number}.example.com")
+        assert sums(owner) == recounted(owner)
+    one, other, _third = services.of_owner(owner)
+    one.renew_at = world.time + timedelta(days=1)
+    one.save()
+    assert sums(owner) == recounted(owner)
+    services.retire(other)
+    assert sums(owner) == recounted(owner)
+    Certificate.objects.filter(pk=other.pk).update(expires_at=world.time)
+    assert sums(owner) == recounted(owner)
+    Certificate.objects.update(expires_at=None, renew_at=None)
+    assert sums(owner) == recounted(owner) == {("all", None): 2}
+    assert services.total(owner) == 2
+
+
+def test_adding_up_keeps_each_sum_in_one_row(world, account, credential, owner):
+    for number in range(3):
+        issued(world, account, credential, f"n{number}.example.com")
+    before = sums(owner)
+    services.add_up()
+    assert sums(owner) == before
+    assert CertificateCount.objects.count() == len(before)
+    rows = list(CertificateCount.objects.values_list("pk", flat=True))
+    services.add_up()
+    assert list(CertificateCount.objects.values_list("pk", flat=True)) == rows
+
+
+def test_no_more_are_counted_than_a_page_says(world, account, credential, owner, monkeypatch):
+    monkeypatch.setattr(counting, "MOST_COUNTED", 2)
+    for number in range(3):
+        issued(world, account, credential, f"n{number}.example.com")
+    assert services.count(services.of_owner(owner)) == 2

@@ -51,13 +51,13 @@ def four(account, credential):
     ],
 )
 def test_each_filter_lets_its_certificates_through(four, fields, numbers):
-    found = services.found(services.of_owner(four[0].owner), Filter(**fields))
+    found = services.found(services.of_owner(four[0].owner), four[0].owner, Filter(**fields))
     assert sorted(each.pk for each in found) == [four[number].pk for number in numbers]
 
 
 def test_the_credential_and_the_last_day_narrow_the_list(four, credential):
     rows = services.of_owner(four[0].owner)
-    assert list(services.found(rows, Filter(credential=credential.pk))) == [four[3]]
+    assert list(services.found(rows, four[0].owner, Filter(credential=credential.pk))) == [four[3]]
     tomorrow = (clock.now() + timedelta(days=1)).date()
-    assert list(services.found(rows, Filter(ends_before=tomorrow))) == [four[0]]
-    assert not services.found(rows, Filter(ends_before=date(1, 1, 1)))
+    assert list(services.found(rows, four[0].owner, Filter(ends_before=tomorrow))) == [four[0]]
+    assert not services.found(rows, four[0].owner, Filter(ends_before=date(1, 1, 1)))

@@ -1,0 +1,117 @@
+"""With many rows, a list of the admin reads few of them, counts few, and has no filter of all."""
+
+from datetime import timedelta
+
+import pytest
+from django.contrib import admin as site
+from django.db import connection
+from django.test import Client
+from django.urls import reverse
+
+from accounts.models import User
+from certctrl import admin, clock
+from issuance.models import Certificate, Issuance
+from tests.dashboard.test_many import rows_read
+from tests.fakes import crowd
+from tests.issuance.beat.test_plans import statements
+from tests.issuance.failing import issued
+
+MANY = 4000
+MOST = 100
+
+
+@pytest.fixture
+def staff(db) -> Client:
+    client = Client()
+    client.force_login(User.objects.create_superuser("root@example.net"))
+    return client
+
+
+@pytest.fixture
+def many(world, account, credential, monkeypatch) -> Certificate:
+    """Certificates, each with an attempt."""
+    for name in ("MOST_COUNTED", "NEWEST", "MOST_FOUND"):
+        monkeypatch.setattr(admin, name, MOST)
+    certificate = issued(world, account, credential)
+    crowd.certificates(certificate, MANY, clock.now() + timedelta(days=1))
+    columns = [each.column for each in Issuance._meta.concrete_fields if each.column != "id"]
+    values = ", ".join("c.id" if each == "certificate_id" else f"i.{each}" for each in columns)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO issuance_issuance ({', '.join(columns)}) SELECT {values}"
+            " FROM issuance_issuance AS i, issuance_certificate AS c"
+            " WHERE c.id <> i.certificate_id",
+            [],
+        )
+        cursor.execute("ANALYZE")
+        for way in ("seqscan", "hashjoin", "mergejoin"):  # 4,000 rows are few for the planner
+            cursor.execute(f"SET LOCAL enable_{way} = off", [])
+    return certificate
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.postgres_only
+@pytest.mark.django_db
+def test_a_list_its_search_and_its_form_read_few_of_many_rows(many, staff):
+    wide = []
+    for model in (Certificate, Issuance):
+        table = f"admin:issuance_{model._meta.model_name}"
+        listed = reverse(f"{table}_changelist")
+        last = model.objects.order_by("pk").last().pk
+        for address in (
+            listed,
+            f"{listed}?p=2",
+            f"{listed}?q=n777.",
+            f"{listed}?q=nothing",
+            reverse(f"{table}_change", args=[last]),
+        ):
+            with statements() as ran:
+                assert staff.get(address).status_code == 200, address
+            read = [each for sql, params in ran for each in rows_read(sql, params)]
+            wide += [(address, *each) for each in read if each[0] > MOST * 2]
+    assert [(each[0], each[1], each[2][:400]) for each in wide] == []
+
+
+@pytest.mark.django_db
+def test_a_list_counts_up_to_its_bound(staff, world, account, credential, monkeypatch):
+    monkeypatch.setattr(admin, "MOST_COUNTED", 2)
+    for number in range(3):
+        issued(world, account, credential, f"n{number}.example.com")
+    page = staff.get(reverse("admin:issuance_certificate_changelist"))
+    assert page.context["cl"].result_count == 2
+
+
+@pytest.mark.django_db
+def test_an_old_row_is_found_by_its_index(staff, world, account, credential, monkeypatch):
+    monkeypatch.setattr(admin, "NEWEST", 1)
+    old = issued(world, account, credential, "old.example.com")
+    issued(world, account, credential, "new.example.com")
+    search = reverse("admin:issuance_certificate_changelist")
+
+    def found(words: str) -> list[Certificate]:
+        return list(staff.get(search, {"q": words}).context["cl"].queryset)
+
+    assert found("old.ex") == [old]
+    assert found("ld.example") == []
+    assert [each.domain for each in found("ew.example")] == ["new.example.com"]
+
+
+def test_no_filter_reads_all_values_of_a_column():
+    filters = [
+        (model, each)
+        for model, page in site.site._registry.items()
+        for each in page.list_filter
+        if isinstance(each, str)
+    ]
+    fields = [(model.__name__, model._meta.get_field(name)) for model, name in filters]
+    assert fields
+    small = {"AcmeAccount", "DnsCredential", "User"}
+    wide = [
+        f"{model}.{field.name}"
+        for model, field in fields
+        if model not in small
+        and not field.choices
+        and field.get_internal_type() not in ("BooleanField",)
+    ]
+    assert [(each[0], each[1], each[2][:400]) for each in wide] == []

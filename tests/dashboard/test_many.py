@@ -1,0 +1,86 @@
+"""With many certificates of one owner, each page reads few rows and no more statements."""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from certctrl import clock
+from issuance.models import Certificate
+from tests.fakes import crowd
+from tests.issuance.beat.test_plans import statements
+from tests.issuance.failing import issued
+
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres, pytest.mark.postgres_only]
+pytestmark.append(pytest.mark.slow)
+MANY, FAILING = 6000, 600
+# A count stops at 1,000, and a search by ids at twice as many.
+MOST_ROWS = 2100
+QUERIES = {
+    "": 21,
+    "certificates": 9,
+    "certificates?sort=new": 9,
+    "certificates?chip=you": 9,
+    "certificates?chip=again": 9,
+    "certificates?chip=open": 8,
+    "certificates?chip=soon": 8,
+    "certificates?chip=new": 8,
+    "certificates?chip=off": 8,
+    "certificates?chip=revoked": 8,
+    "certificates?q=n777": 12,
+    "certificates?q=example": 10,
+    "certificates?q=nothing": 8,
+    "certificates/{pk}": 14,
+}
+
+
+@pytest.fixture
+def many(world, account, credential) -> Certificate:
+    """A tenth of the certificates waits for a person, and a tenth is tried again."""
+    certificate = issued(world, account, credential, "www.example.com", "example.com")
+    crowd.certificates(certificate, MANY - FAILING * 2, clock.now() + timedelta(days=1))
+    like = Certificate.objects.filter(pk=certificate.pk)
+    for failure in ("transient", "permanent"):
+        like.update(failures=1, last_failure=failure)
+        crowd.certificates(certificate, FAILING, clock.now() + timedelta(days=2))
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+    return certificate
+
+
+def rows_read(sql: str, params: Any) -> Iterator[tuple[int, str]]:
+    """Run a statement. Yield the rows that each scan of its plan has read, with its name."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", params)
+        found = cursor.fetchone()[0]
+    todo = [(json.loads(found) if isinstance(found, str) else found)[0]["Plan"]]
+    while todo:
+        node = todo.pop()
+        todo += node.get("Plans", [])
+        if "Relation Name" in node:
+            each = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+            yield round(each * node["Actual Loops"]), f"{node['Node Type']}: {sql}"
+
+
+def test_a_scan_of_all_certificates_is_seen(many):
+    sql = "SELECT count(*) FROM issuance_certificate WHERE domain LIKE %s"
+    assert max(rows_read(sql, ["n%"]))[0] > MANY
+
+
+def test_the_pages_read_few_of_many_certificates(many, visitor):
+    visitor.get("/")
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")  # 6,000 rows are few for the planner
+    counts, wide = {}, []
+    for path in QUERIES:
+        with statements() as ran:
+            page = visitor.get(f"/{path.format(pk=many.pk)}")
+        assert page.status_code == 200, path
+        counts[path] = len(ran)
+        read = [each for sql, params in ran for each in rows_read(sql, params)]
+        wide += [(path, *each) for each in read if each[0] > MOST_ROWS]
+    assert wide == []
+    assert counts == QUERIES
