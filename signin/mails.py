@@ -29,7 +29,7 @@ def send(row_id: int) -> None:
     with MailedCode.objects.select_related("user").turn(row_id) as row:
         message = message_of(row)
         if message is None:
-            return row.release(None)
+            return row.give_back(None)
         try:
             with lanes.enter(delivery.MAIL):
                 mail.hand_over(message)
@@ -39,10 +39,10 @@ def send(row_id: int) -> None:
             stumbles = row.stumbles + 1
             log.warning("code.not_sent", code=trouble.code, row=row.pk)
             if trouble.permanent or stumbles > len(RETRIES):
-                return row.release(None)
+                return row.give_back(None)
             return row.rest(timedelta(seconds=RETRIES[stumbles - 1]), stumbles=stumbles)
         log.info("code.sent", row=row.pk, purpose=row.purpose)
-        return row.release(None, sent_at=clock.now())
+        return row.give_back(None, sent_at=clock.now())
 
 
 def message_of(row: MailedCode) -> EmailMessage | None:
