@@ -242,11 +242,12 @@ class Year:
         attempt = self.attempt(certificate, self.now - timedelta(minutes=place + 1), state)
         attempt.wake_at = self.now + timedelta(minutes=1)
         if state == Issuance.State.PRESENTED:
-            attempt.waits_for = "2 of 3 name servers show the record of " + certificate.domain
+            attempt.waits_for = f"2 of 3 name servers show the record of {certificate.domain}."
         elif state == Issuance.State.QUEUED:
             attempt.waits_for = f"The CA's limit for {certificate.account.name} has a token soon."
             attempt.slot_at = self.now + timedelta(minutes=20)
         self.tell_steps(attempt, attempt.state_since, STEPS_DONE[state])
+        attempt.state_since += timedelta(seconds=15 * STEPS_DONE[state])
         certificate.renew_at = None
 
     def be_canary(self, certificate: Certificate, place: int) -> None:

@@ -13,7 +13,7 @@ from tests.e2e.test_pages_walk import CHROMIUM, sign_in_link
 from tests.standalone.starting import Up
 
 FOLDER = Path(__file__).parent.parent / "docs" / "screenshots"
-WIDE, NARROW = {"width": 1440, "height": 1080}, {"width": 360, "height": 1080}
+WIDE, NARROW = {"width": 1440, "height": 960}, {"width": 360, "height": 960}
 NAMES = ("shop.example.net", "*.shop.example.net", "bad..name")
 
 
@@ -37,7 +37,7 @@ def take_all(page: Page, up: Up) -> None:
     page.locator("table.certs td.who a").click()
     take(page, "certificate")
     page.goto(f"{up.address}/certificates?chip=open")
-    page.locator("table.certs tr", has_text="present").first.locator("td.who a").click()
+    page.locator("table.certs tr", has_text="name servers").first.locator("td.who a").click()
     page.locator("a[href*='/attempts/']").first.click()
     take(page, "attempt")
     page.goto(f"{up.address}/devices")
