@@ -40,7 +40,7 @@ def seen(owner: User) -> list[tuple[object, ...]]:
 def test_every_condition_and_state_has_certificates(year):
     rows = services.of_owner(year)
     for condition in ("you", "again", "open", "soon", "expired", "new", "off", "revoked"):
-        assert services.found(rows, Filter(condition=condition)).exists(), condition
+        assert services.found(rows, year, Filter(condition=condition)).exists(), condition
     states = set(Issuance.objects.values_list("state", flat=True))
     assert states == set(Issuance.State.values) - {"canceled"}
     assert Deployment.objects.exclude(failure="").exists()
