@@ -20,7 +20,7 @@ from certctrl.turns import SKEW
 from devices.models import Device
 from dnsproviders.models import DnsCredential
 from issuance import rollout, wraps
-from issuance.models import Certificate, Issuance, digest
+from issuance.models import Certificate, Issuance, Label, digest
 from issuance.renewal import ari
 from issuance.services import assigning, canceling, labeling, locks, validation
 from issuance.services.attempts import (
@@ -224,6 +224,9 @@ def new_certificate(owner: User, spec: CertificateSpec, *, issue: bool = False) 
     judge(spec)
     quotas.refuse_more(owner, "certificates", *(["open_attempts"] if issue else []))
     certificate = insert(unsaved(owner, spec, request_digest=spec.digest()))
+    # It has no labels yet. So the answer to the request need not read them.
+    known = {"labels": Label.objects.none()}
+    certificate._prefetched_objects_cache = known  # type: ignore[attr-defined]
     facts = {"account": spec.account.pk, "key_policy": certificate.key_policy}
     export = certificate.server_decrypt_export
     audit_certificate(
