@@ -1,4 +1,4 @@
-# make run | demo | test | test-all | lint | bench | bench-quick | lock | translations
+# make run | demo | test | test-all | lint | bench | bench-quick | lock | translations | screenshots
 #
 # run       the embedded server and its lab, on http://127.0.0.1:8080; LAB=0 runs no lab (.env.example)
 # demo      an invented year of certificates, in .demo, which each start makes again
@@ -9,6 +9,7 @@
 #           measures some rows again. bench-quick does less of everything, and prints the table
 # lock      write requirements/*.txt again from pyproject.toml, and those of the agent
 # translations  find new texts of the pages and mails and compile the catalogs, with Debian's package gettext
+# screenshots  take docs/screenshots/ from a demo, with Debian's packages chromium and fonts-noto-cjk
 #
 # The environments .venv and .venv-lab are created when they are missing. They are filled again when
 # a lock file has changed.
@@ -27,7 +28,7 @@ PROCESSES = $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN) / 2)
 TEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 ON_POSTGRES := --ds tests.settings_postgres
 
-.PHONY: run demo test test-all lint bench bench-quick lock translations lab
+.PHONY: run demo test test-all lint bench bench-quick lock translations screenshots lab
 .DEFAULT_GOAL := run
 
 run: .venv/.run $(LAB_ENV)
@@ -81,6 +82,9 @@ translations: .venv/.dev
 	for app in dashboard signin; do (cd $$app \
 	  && ../$(BIN)/django-admin makemessages --all --no-location --no-wrap --no-obsolete \
 	  && ../$(BIN)/django-admin compilemessages) || exit 1; done
+
+screenshots: .venv/.dev
+	@$(BIN)/python -m tests.screenshots
 
 lab: .venv-lab/.installed
 

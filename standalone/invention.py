@@ -55,9 +55,9 @@ LABELS = ("prod", "staging", "team a", "支付", "客户")
 CAUSES = (
     ("ca_caa", "The CA refused {name}. The CA says: CAA record for {name} prevents issuance."),
     (
-        "dns_refused",
-        "The DNS provider refused the credential for {name}. Give the token the permission to edit"
-        " the zone, then try again.",
+        "dns_credential_refused",
+        "The DNS provider refused the credential. Give the token the permission to edit the zone,"
+        " then check it.",
     ),
 )
 TRANSIENT = "The CA did not answer within 20 seconds. The next attempt is planned."
@@ -132,7 +132,7 @@ class Year:
         self.credentials = [
             self.credential("cf-main", "cloudflare"),
             self.credential("ns1", "rfc2136"),
-            self.credential("阿里云", "alidns", last_error="InvalidAccessKeyId.NotFound"),
+            self.credential("阿里云", "aliyun", last_error="InvalidAccessKeyId.NotFound"),
         ]
         for name in ("ci", "monitoring"):
             grants = [{"obtype": "certificates", "obid": "*", "actions": ["read"]}]

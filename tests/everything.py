@@ -4,7 +4,7 @@ import base64
 import html
 
 from accounts import audit, savedviews
-from accounts.models import ApiKey, User
+from accounts.models import ApiKey, Session, User
 from authorities.models import AcmeAccount, Exchange, PrivateCA
 from authorities.privateca import create_private_ca
 from devices import agentchallenges, codes, installplans, registration, signals
@@ -26,6 +26,8 @@ from keystore import envelope
 from keystore.models import Envelope, KeyWrap, RecipientKey
 from notices import raising, webhooks
 from notices.models import NoticeSettings
+from signin import secondfactor
+from signin.models import ExternalIdentity, MailedCode, RecoveryCode
 from tests import factories
 from tests.devices.agent import Agent
 from tests.fakes.world import World
@@ -57,7 +59,7 @@ def fill(world: World, rows: Certificate) -> list[str]:
     deployments(rows, owner)
     services.set_labels(rows, ["prod"])
     savedviews.save(owner, "soon", "chip=soon")
-    told = [*notices(owner), *devices(owner)]
+    told = [*notices(owner), *devices(owner), *signing_in(world, owner)]
     token = factories.api_key(owner, "certificates:*[read]")
     audit.record(owner, "somebody", "example.done", "an example")
     secret = [
@@ -134,6 +136,23 @@ def devices(owner: User) -> list[str]:
         row.digest,
         *spellings(bytes(row.seal)),
     ]
+
+
+def signing_in(world: World, owner: User) -> list[str]:
+    """Make a row of each table that signs people in. Return their secrets.
+
+    The second factor is not confirmed. So its page shows its secret, to its owner alone.
+    """
+    factor = secondfactor.start(owner)
+    code = RecoveryCode.objects.create(factor=factor, digest="c0de" * 16)
+    ExternalIdentity.objects.create(user=owner, issuer="https://id.test", subject="alice")
+    mailed = MailedCode.objects.create(
+        purpose="register", email="new@example.org", password="a$hash", ends_at=world.time
+    )
+    session = Session.objects.create(
+        session_key="5e55" * 10, user=owner, expire_date=world.time, seen_at=world.time
+    )
+    return [code.digest, mailed.password, str(session.session_key)]
 
 
 def spellings(secret: bytes) -> list[str]:

@@ -1,4 +1,4 @@
-"""axe-core finds no violation on any page, narrow and wide, light and dark."""
+"""axe-core finds no violation on any page, narrow and wide, light and dark, in both languages."""
 
 import hashlib
 from pathlib import Path
@@ -15,6 +15,7 @@ from tests.dashboard.test_crawl import pages
 CHROMIUM = which("chromium") or ""
 AXE = Path(tests.__file__).parent / "axe" / "axe.min.js"
 SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
+DOORS = ["/sign-in", "/register", "/register/code", "/reset", "/reset/code", "/device"]
 WIDTHS, THEMES = (360, 1440), ("light", "dark")
 RUN = "axe.run({resultTypes: ['violations']})"
 
@@ -26,11 +27,13 @@ pytestmark = [
 
 
 @pytest.fixture
-def addresses(secrets, visitor: Client) -> list[str]:
+def addresses(secrets, visitor: Client, settings) -> list[str]:
     """The pages that are HTML. They are read before the browser starts.
 
     Django refuses queries in the thread of the browser, because it has an event loop.
     """
+    settings.REGISTRATION = "open"
+    settings.MAIL_IS_SET_UP = True
     found = []
     for address, _ in pages():
         answer = visitor.get(address)
@@ -68,13 +71,15 @@ def test_the_file_of_axe_is_the_one_that_was_checked():
     assert hashlib.sha256(AXE.read_bytes()).hexdigest() == SHA256
 
 
-def test_no_page_has_a_violation(live_server, addresses, visitor):
+@pytest.mark.parametrize("language", ["en", "zh-hans"])
+def test_no_page_has_a_violation(live_server, addresses, visitor, language):
     session = visitor.cookies["cjj365"].value
     assert len(addresses) > 15
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         context = browser.new_context(reduced_motion="reduce")
-        wrong = seen(context.new_page(), live_server.url, ["/sign-in", "/device"])
+        context.add_cookies([{"name": "language", "value": language, "url": live_server.url}])
+        wrong = seen(context.new_page(), live_server.url, DOORS)
         context.add_cookies([{"name": "cjj365", "value": session, "url": live_server.url}])
         wrong += seen(context.new_page(), live_server.url, addresses)
         browser.close()

@@ -10,6 +10,7 @@ from accounts.models import ApiKey, AuditEvent, User
 from certctrl import clock, outward
 from certctrl.errors import Unavailable
 from certctrl.state import StateFile
+from dnsproviders.registry import PROVIDERS
 from issuance import services
 from issuance.models import Certificate, CertificateVersion, Deployment, Issuance
 from issuance.services import Filter
@@ -51,6 +52,11 @@ def test_every_condition_and_state_has_certificates(year):
     assert year.saved_views.exists()
     assert ApiKey.objects.exists()
     assert any("xn--" in domain for domain in rows.values_list("domain", flat=True))
+
+
+@pytest.mark.django_db
+def test_the_server_knows_the_dns_providers_of_the_demo(year):
+    assert {each.provider for each in year.dns_credentials.all()} <= set(PROVIDERS)
 
 
 @pytest.mark.django_db
