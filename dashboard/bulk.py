@@ -34,17 +34,18 @@ class BulkPage(Page):
             ip=audit.ip_of(request),
         )
         rows = services.of_owner(self.owner)
-        ids: list[int] | None = [pk for text in sent.getlist("id") if (pk := number(text))]
-        if sent.get("all"):
-            rows, ids = (
-                services.found(rows, self.owner, filter_of(asked_in(QueryDict(sent.get("query"))))),
-                None,
-            )
+        ids = [pk for text in sent.getlist("id") if (pk := number(text))]
         if not sent.get("confirmed"):
-            return self.page(services.dry_run(self.action, services.chosen(rows, ids)))
-        if self.name == "revoke" and number(sent.get("count", "").strip()) != len(ids or ()):
+            if sent.get("all"):
+                asked = filter_of(asked_in(QueryDict(sent.get("query"))))
+                chosen = services.chosen(services.found(rows, self.owner, asked))
+            else:
+                chosen = services.chosen(rows, ids)
+            return self.page(services.dry_run(self.action, chosen))
+        # The dry run named each certificate. Nothing is done to one that it did not name.
+        if self.name == "revoke" and number(sent.get("count", "").strip()) != len(ids):
             what = _("Type %(count)d, the number of certificates, to go on. Nothing was done.")
-            refused = errors.Invalid(what % {"count": len(ids or ())})
+            refused = errors.Invalid(what % {"count": len(ids)})
             results = services.dry_run(self.action, services.chosen(rows, ids))
             return self.page(results, refused=refused, status=refused.status)
         key = sent.get(FORM_KEY, "")

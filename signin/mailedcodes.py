@@ -30,6 +30,7 @@ KEPT_FOR = timedelta(days=1)  # after the end, because the rows are counted for 
 DIGITS = 8
 TRIES = 5  # for each code
 MAILS_A_DAY = 5  # to each address
+LONGEST = 254  # characters of an address in its canonical form
 MAILS_OF_NETWORK = 30  # in an hour, of one network
 
 
@@ -44,8 +45,9 @@ def request_code(
     if not settings.MAIL_IS_SET_UP:
         raise errors.Conflict("This server sends no mails. Ask the operator to help you.")
     email = canonical_email(email)
-    ip = audit.ip_of(request)
-    network = audit.network_of(ip) if ip else ""
+    if len(email) > LONGEST:
+        raise errors.Invalid("This address is too long. Type another one.", field="email")
+    network = network_of(request)
     now = clock.now()
     _refuse_more(MailedCode.objects.filter(email=email), MAILS_A_DAY, A_DAY)
     if network:
@@ -62,6 +64,11 @@ def request_code(
         wake_at=now,
         **typed,
     )
+
+
+def network_of(request: HttpRequest) -> str:
+    ip = audit.ip_of(request)
+    return audit.network_of(ip) if ip else ""
 
 
 def _refuse_more(rows: QuerySet[MailedCode], most: int, within: timedelta) -> None:
@@ -82,21 +89,24 @@ def code_of(row: MailedCode) -> str:
     return str(int.from_bytes(digest[:8]) % 10**DIGITS).zfill(DIGITS)
 
 
-def spend(purpose: str, email: str, code: str, user: User | None = None) -> MailedCode:
+def spend(
+    purpose: str, email: str, code: str, user: User | None = None, network: str | None = None
+) -> MailedCode:
     """Return the row of this code, and end all codes of this purpose and address.
 
+    With `network`, only the codes that were requested there count.
     Raise Invalid for a code that is wrong, over, or was tried too often. All read the same, and so
     does an address that nobody asked a code for. A wrong code counts for each row, so do not call
     this function in a transaction.
     """
-    usable = open_codes(purpose, email, user)
+    usable = open_codes(purpose, email, user, network=network)
     rows = list(usable.order_by("-pk"))
     typed = "".join(code.split()).encode("utf-8", "replace")
     # The comparison is made for an unknown address too.
     compared = rows or [MailedCode(purpose=purpose, email=email)]
     found = [each for each in compared if hmac.compare_digest(code_of(each).encode(), typed)]
     usable.update(tries=F("tries") + 1)
-    ended = found and open_codes(purpose, email, user, TRIES + 1).update(
+    ended = found and open_codes(purpose, email, user, tries=TRIES + 1).update(
         used_at=clock.now(), wake_at=None, password=""
     )
     if not ended:
@@ -109,13 +119,19 @@ def spend(purpose: str, email: str, code: str, user: User | None = None) -> Mail
 
 
 def open_codes(
-    purpose: str, email: str, user: User | None = None, tries: int = TRIES
+    purpose: str,
+    email: str,
+    user: User | None = None,
+    network: str | None = None,
+    tries: int = TRIES,
 ) -> TurnsQuerySet[MailedCode]:
     """Return the rows whose code may be tried."""
     rows = MailedCode.objects.filter(
         purpose=purpose, email=canonical_email(email), used_at=None, ends_at__gt=clock.now()
     )
     rows = rows.filter(tries__lt=tries)
+    if network is not None:
+        rows = rows.filter(network=network)
     return rows.filter(user=user) if user else rows
 
 

@@ -1,7 +1,8 @@
 """Register, confirm the address, set a new password, change one's own account."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from django.conf import settings
 from django.contrib.auth import update_session_auth_hash
@@ -70,7 +71,7 @@ def register(
     attempts.begin()
     user = User.objects.named(email).first()
     with passwords.hashing(attempts.take_back):
-        is_known = bool(user and user.is_active and user.check_password(password))
+        is_known = bool(user and user.check_password(password) and user.is_active)
         hashed = "" if user else make_password(password)
     if is_known:
         raise errors.Conflict("You have an account with this address. Sign in.")
@@ -89,16 +90,21 @@ def register(
 def activate(request: HttpRequest, email: str, code: str, password: str | None = None) -> User:
     """Make the user that registered, because the code shows that the address is theirs.
 
-    Raise Invalid for a wrong code, or for another password than that of the registration. Without
-    a password, raise Conflict if two networks registered the address. The code might then belong
-    to the password of somebody else.
+    Raise Invalid for a wrong code, or for another password than that of the registration. If two
+    networks registered the address, a code might belong to the password of somebody else. Without
+    a password, only the codes of the network of this request then count. Raise Conflict if it has
+    none.
     """
+    network = None
     if password is None and _is_contested(email):
-        raise errors.Conflict(
-            "This address was registered more than once. Send the password of your registration "
-            "too, or register again in an hour."
-        )
-    row = _spent(request, email, lambda: mailedcodes.spend(Purpose.REGISTER, email, code))
+        network = mailedcodes.network_of(request)
+        if not mailedcodes.open_codes(Purpose.REGISTER, email, network=network).exists():
+            raise errors.Conflict(
+                "This address was registered more than once. Send the password of your "
+                "registration too, or register again."
+            )
+    with _counted(request, email):
+        row = mailedcodes.spend(Purpose.REGISTER, email, code, network=network)
     if not row.password:  # there was a user, so no code was mailed
         raise errors.Conflict("This address has an account. Sign in.")
     if password is not None:
@@ -144,10 +150,10 @@ def reset_password(request: HttpRequest, email: str, code: str, password: str) -
     Raise Invalid for a wrong code or a weak password.
     """
     refuse_weak(password, field="new_password")
-    attempts = services.Attempts(audit.ip_of(request), email)
-    with passwords.hashing(attempts.take_back):
-        hashed = make_password(password)
-    _spent(request, email, lambda: mailedcodes.spend(Purpose.RESET, email, code))
+    with _counted(request, email) as attempts:
+        with passwords.hashing(attempts.take_back):
+            hashed = make_password(password)
+        mailedcodes.spend(Purpose.RESET, email, code)
     user = User.objects.named(email).filter(is_active=True).first()
     if not user:
         raise errors.Invalid("This account is not active. Ask the operator.", field="email")
@@ -203,7 +209,8 @@ def request_new_address(request: HttpRequest, user: User, email: str) -> None:
 
 def confirm_new_address(request: HttpRequest, user: User, email: str, code: str) -> None:
     """Make the address that of the user. Raise Invalid for a wrong code."""
-    row = _spent(request, email, lambda: mailedcodes.spend(Purpose.CHANGE, email, code, user))
+    with _counted(request, email):
+        row = mailedcodes.spend(Purpose.CHANGE, email, code, user)
     before = user.email
     try:
         with transaction.atomic():
@@ -222,10 +229,13 @@ def confirm_new_address(request: HttpRequest, user: User, email: str, code: str)
         raise errors.Conflict("Another user has this address by now. Type another one.") from None
 
 
-def _spent(request: HttpRequest, email: str, spend: Callable[[], MailedCode]) -> MailedCode:
-    """Spend a code, and count the try for its address and its network, as a login is counted."""
+@contextmanager
+def _counted(request: HttpRequest, email: str) -> Iterator[services.Attempts]:
+    """Count a try of a code for its address and its network, as a login is counted.
+
+    It is counted before any password is hashed. A right code takes it back.
+    """
     attempts = services.Attempts(audit.ip_of(request), email)
     attempts.begin()
-    row = spend()
+    yield attempts
     attempts.take_back()
-    return row

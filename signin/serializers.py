@@ -72,7 +72,7 @@ class ActivateRequest(serializers.Serializer[Any]):
         trim_whitespace=False,
         required=False,
         write_only=True,
-        help_text="needed when two networks registered the address",
+        help_text="needed when other networks registered the address too",
     )
 
 

@@ -18,7 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from certctrl_agent.backoff import Backoff
 from certctrl_agent.challenges import Challenges
-from certctrl_agent.errors import AgentError, ServerAway
+from certctrl_agent.errors import ServerAway
 from certctrl_agent.server import USER_AGENT, DeviceClient, reason
 from certctrl_agent.state import State
 
@@ -87,7 +87,7 @@ class WebSocket:
             while not self.stopped.is_set():
                 try:
                     self.hold()
-                except (AgentError, OSError, ValueError, WebSocketException) as error:
+                except Exception as error:  # a thread that ends would leave the follower waiting
                     self.ended(error)
                 self.rest(self.backoff.failed())
         finally:

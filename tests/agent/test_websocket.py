@@ -3,6 +3,7 @@
 import threading
 import time
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -108,6 +109,19 @@ def test_a_connection_that_ended_is_opened_again(monkeypatch, server, opened, li
         connected(server)
     assert any("has ended" in line for line in lines)
     assert sum("is open" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), AttributeError("x")])
+def test_an_error_that_nobody_expected_ends_no_thread(
+    monkeypatch, server, opened, lines, error
+) -> None:
+    monkeypatch.setattr(opened.backoff, "first", 0.01)
+    monkeypatch.setattr(opened.challenges, "take", Mock(side_effect=error))
+    with opened:
+        connected(server)
+        started(server)
+        server.wait_for(lambda: sum("is open" in line for line in lines) == 2)
+    assert any("has ended" in line for line in lines)
 
 
 def test_a_server_without_websockets_is_logged_once(monkeypatch, server, opened, lines) -> None:

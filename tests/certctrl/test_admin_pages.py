@@ -54,6 +54,15 @@ def every_table(rows, world, staff) -> list[str]:
     return everything.fill(world, rows)
 
 
+def test_a_password_is_changed_on_the_settings_page_alone(client, staff):
+    new = {"new_password1": "Another-horse-2", "new_password2": "Another-horse-2"}
+    form = {"old_password": "a-long-password-1A", **new}
+    response = client.post(reverse("admin:password_change"), form)
+    assert response.headers["Location"] == reverse("settings")
+    staff.refresh_from_db()
+    assert staff.check_password("a-long-password-1A")
+
+
 def address(model: type[Model], page: str, *args: int) -> str:
     return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_{page}", args=args)
 

@@ -7,9 +7,9 @@ from django.db import InterfaceError, OperationalError
 from django.test import RequestFactory
 from structlog.testing import capture_logs
 
-from accounts import services
 from certctrl import errors, errorshape
 from certctrl.turns import LostTurn, Wait
+from signin import entering
 
 pytestmark = pytest.mark.django_db
 
@@ -81,7 +81,7 @@ def test_a_fault_of_ours_is_500_with_a_calm_sentence_and_no_trace(client_of, mon
     def fail(*args):
         raise RuntimeError("the table is on fire: password=hunter2")
 
-    monkeypatch.setattr(services, "login", fail)
+    monkeypatch.setattr(entering, "log_in", fail)
     with capture_logs() as logs:
         response = client_of().post("/auth/general", {"email": "a@example.org", "password": "x"})
     assert_shape(response, 500, 5017)
@@ -102,7 +102,7 @@ def test_a_database_that_is_busy_or_away_is_503_and_worth_another_try(
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(services, "login", fail)
+    monkeypatch.setattr(entering, "log_in", fail)
     response = client_of().post("/auth/general", {"email": "a@example.org", "password": "x"})
     assert_shape(response, 503, 20009)
     assert response.headers["Retry-After"] == "5"

@@ -147,7 +147,7 @@ def test_a_choice_that_there_is_not_is_answered_with_those_there_are(client_of, 
     )
     assert said in what
     assert (
-        "Give one of ForDeviceAuthenticate, ForInstallConfigUpdate, acme_accounts, cas, "
+        "Give one of ForDeviceAuthenticate, ForInstallConfigUpdate, acme_accounts, audit, cas, "
         "certificates" in what
     )
 

@@ -28,7 +28,7 @@ def token():
 def server(monkeypatch):
     """A server whose devices exist, and have no signals."""
 
-    def nothing(asked):
+    def nothing(asked, live):
         return {key: signals.News("f" * 32) for key in asked}, {key[0]: [] for key in asked}
 
     async def away(hub):

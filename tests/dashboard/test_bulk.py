@@ -64,6 +64,15 @@ def test_all_that_the_filters_let_through_are_taken(visitor, certificate, second
     assert [each.certificate.pk for each in listed] == [second.pk]
 
 
+@pytest.mark.parametrize("name", ["revoke", "renewal_off"])
+def test_nothing_is_done_to_what_the_dry_run_did_not_name(visitor, certificate, name):
+    form = {"do": name, "all": "1", "confirmed": "1", "count": "0", "reason": "superseded"}
+    assert visitor.post(ADDRESS, form).status_code == 400
+    assert not CertificateVersion.objects.exclude(revoke_asked_at=None).exists()
+    certificate.refresh_from_db()
+    assert certificate.auto_renew
+
+
 def test_certificates_of_another_owner_are_not_touched(bobs_visitor, certificate):
     form = {"do": "renewal_off", "id": certificate.pk, "confirmed": "1"}
     assert bobs_visitor.post(ADDRESS, form).status_code == 404

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.utils import translation
 
 pytestmark = pytest.mark.skipif(not shutil.which("msgfmt"), reason="gettext is not installed")
 CATALOG = Path("locale/zh_Hans/LC_MESSAGES/django.po")
@@ -56,3 +57,10 @@ def test_every_text_of_the_pages_is_in_the_catalog(app, tmp_path):
     assert texts(fresh, "--untranslated") == ""
     assert texts(fresh, "--only-fuzzy") == ""
     assert compiled(fresh, tmp_path) == read((app / CATALOG).with_suffix(".mo"))
+
+
+def test_a_text_of_the_pages_is_shown_and_not_that_of_another_app(app):
+    own = read((app / CATALOG).with_suffix(".mo"))
+    with translation.override("zh-hans"):
+        shown = {name: translation.gettext(name) for name in own if isinstance(name, str)}
+    assert shown == {name: own[name] for name in shown}

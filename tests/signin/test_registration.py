@@ -92,25 +92,41 @@ def test_a_taken_address_reads_like_a_free_one(ask, is_open, alice, sent):
     assert "has an account already" in to_taken
 
 
-@pytest.mark.parametrize("action", ["register", "request-reset-password"])
-def test_both_addresses_cost_the_same_work(
-    ask, is_open, alice, monkeypatch, action, django_assert_num_queries
-):
-    hashed = []
+@pytest.fixture
+def hashed(monkeypatch):
+    """Has an entry for each password that was hashed."""
+    found = []
     real = hashers.MD5PasswordHasher.encode
     monkeypatch.setattr(
         hashers.MD5PasswordHasher,
         "encode",
-        lambda self, *args: hashed.append(1) or real(self, *args),
+        lambda self, *args: found.append(1) or real(self, *args),
     )
+    return found
+
+
+@pytest.mark.parametrize("action", ["register", "request-reset-password"])
+def test_each_address_costs_the_same_work(
+    ask, is_open, alice, bob, hashed, action, django_assert_num_queries
+):
+    User.objects.filter(pk=bob.pk).update(is_active=False)
     work = []
-    for email in ("nobody@example.org", alice.email):
+    for email in ("nobody@example.org", alice.email, bob.email):
         del hashed[:]
         before = MailedCode.objects.count()
         with django_assert_num_queries(5 if action == "register" else 3):
             register(ask, action=action, email=email, password=NEW_PASSWORD)
         work.append((len(hashed), MailedCode.objects.count() - before))
-    assert work[0] == work[1] == (1 if action == "register" else 0, 1)
+    assert work == [(1 if action == "register" else 0, 1)] * 3
+
+
+def test_an_address_that_grows_too_long_is_refused(ask, is_open):
+    label = "\N{SQUARE APAATO}" * 9  # each is four characters in the canonical form
+    email = f"a@{'.'.join([label] * 12)}.example.org"
+    for action in ("register", "request-reset-password"):
+        refused = register(ask, action=action, email=email)
+        assert (refused.status_code, refused.error["params"]["field"]) == (400, "email")
+    assert not MailedCode.objects.exists()
 
 
 def test_the_owner_who_registers_again_hears_that(ask, is_open, alice):
@@ -174,12 +190,24 @@ def test_nobody_gets_a_user_with_the_password_of_a_stranger(ask, is_open, sent, 
     register(ask, ip="198.51.100.7", password=NEW_PASSWORD)
     sent()
     codes = [mailedcodes.code_of(each) for each in MailedCode.objects.order_by("pk")]
+    email = BODY["email"]
     for code in codes:
-        refused = ask("activate-user", email=BODY["email"], verify_code=code)
+        refused = ask("activate-user", ip="192.0.2.9", email=email, verify_code=code)
         assert refused.status_code == 409
-    other = {"email": BODY["email"], "verify_code": codes[1], "password": PASSWORD}
+    assert ask("activate-user", email=email, verify_code=codes[1]).status_code == 400
+    other = {"email": email, "verify_code": codes[1], "password": PASSWORD}
     assert ask("activate-user", **other).status_code == 400
     assert not User.objects.exists()
+
+
+def test_a_stranger_who_registers_too_stops_nobody(ask, is_open, sent):
+    register(ask)
+    register(ask, ip="198.51.100.7", password=NEW_PASSWORD)
+    sent()
+    code = mailedcodes.code_of(MailedCode.objects.earliest("pk"))
+    assert ask("activate-user", email=BODY["email"], verify_code=code).status_code == 200
+    assert User.objects.get().check_password(PASSWORD)
+    assert not mailedcodes.open_codes("register", BODY["email"]).exists()
 
 
 def test_the_older_code_counts_beside_the_newer(ask, is_open, mailed_code):
@@ -243,6 +271,15 @@ def test_a_code_by_mail_sets_a_new_password(ask, is_open, alice, mailed_code, vi
     assert not alice.sessions.exists()
     login = {"email": alice.email, "password": NEW_PASSWORD}
     assert client_of().post("/auth/general", login).status_code == 200
+
+
+def test_guessed_codes_stop_before_a_password_is_hashed(ask, is_open, alice, hashed):
+    body = {"email": alice.email, "verify_code": "00000000", "new_password": NEW_PASSWORD}
+    for _ in range(services.MAX_FAILURES):
+        assert ask("reset-password", **body).status_code == 400
+    del hashed[:]
+    assert ask("reset-password", **body).status_code == 429
+    assert hashed == []
 
 
 def test_an_unknown_or_inactive_address_gets_no_mail(ask, is_open, alice, sent):

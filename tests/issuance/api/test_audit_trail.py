@@ -524,9 +524,9 @@ def test_an_old_session_cannot_enable_the_export(api, closed, settings):
 
 def test_an_old_session_cannot_change_the_key_policy(api, closed, settings):
     age_login(api, settings.EXPORT_LOGIN_AGE + 60)
-    assert "Log in again" in refused(api.put(closed, {"key_policy": "MASTER_ONLY"}), 403)
+    assert "Log in again" in refused(api.put(closed, {"key_dist_policy": "MASTER_ONLY"}), 403)
     age_login(api, settings.EXPORT_LOGIN_AGE - 60)
-    assert api.put(closed, {"key_policy": "MASTER_ONLY"}).status_code == 200
+    assert api.put(closed, {"key_dist_policy": "MASTER_ONLY"}).status_code == 200
 
 
 def test_a_fresh_session_switches_it_on_and_an_old_one_off(api, closed, settings):

@@ -408,7 +408,10 @@ def test_the_statements_of_a_run_do_not_grow_with_the_rows(world, account, crede
 def test_expired_sessions_go(world):
     for days in (-1, 1):
         Session.objects.create(
-            session_key=str(days), expire_date=world.time + timedelta(days=days), session_data=""
+            session_key=str(days),
+            expire_date=world.time + timedelta(days=days),
+            seen_at=world.time,
+            session_data="",
         )
     pruning.prune.run()
     assert Session.objects.get().session_key == "1"
