@@ -38,7 +38,7 @@ class Overview(Page):
         shown_behind = behind.select_related("device", "wanted", "certificate__current")
         context: dict[str, Any] = {
             "retried": rows_of(list(shown(again).order_by("renew_at", "pk")[:MOST_RETRIED])),
-            "behind": behind.count(),
+            "behind": services.count(behind),
             "behind_rows": [
                 (each, deployment_condition(each))
                 for each in with_opens(shown_behind).order_by("-pk")[:MOST_BEHIND]
