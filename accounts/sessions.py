@@ -4,7 +4,7 @@ A reader of the table, or of a backup, cannot use the sessions.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any
 
@@ -115,6 +115,12 @@ class NoteUse:
 def sessions_of(user: User) -> QuerySet[Session]:
     """Return the open sessions of a user, the latest used first."""
     return user.sessions.filter(expire_date__gt=clock.now()).order_by("-seen_at")
+
+
+def open_of(digests: Collection[str]) -> set[str]:
+    """Return those of the digests whose session is open, and whose user is active."""
+    rows = Session.objects.filter(session_key__in=digests, expire_date__gt=clock.now())
+    return set(rows.filter(user__is_active=True).values_list("session_key", flat=True))
 
 
 def is_current(request: HttpRequest, session: Session) -> bool:

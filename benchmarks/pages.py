@@ -3,10 +3,10 @@
     python -m benchmarks.pages [--pages 500] [--certificates 50]
 
 PostgreSQL, Redis and one web process are real. The attempts are written directly into the tables,
-and end one after the other. Each page holds its stream, and then reads its moving part.
+and end one after the other. Each page holds its stream, which brings what the page shows.
 
-It prints a line of JSON: the seconds from a commit until the pages heard of it, and until they
-showed it.
+It prints a line of JSON: the seconds from a commit until the pages show it, and the CPU time of the
+web process for each page, from the first end until the last.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 from benchmarks import site as sites
-from benchmarks.measuring import rss_of, tell
+from benchmarks.measuring import cpu_of, rss_of, stats, tell
 from tests.e2e.processes import EMAIL, Site, until
 
 LIMIT = 120.0  # seconds
@@ -32,7 +32,6 @@ class Pages:
         self.site = site
         self.cookie = cookie
         self.open = 0
-        self.heard: dict[int, float] = {}
         self.shown: dict[int, float] = {}
         self.of = {number: attempts[number % len(attempts)] for number in range(count)}
         threading.Thread(target=lambda: asyncio.run(self.all()), daemon=True).start()
@@ -42,17 +41,16 @@ class Pages:
         await asyncio.gather(*(self.page(number, gate) for number in self.of))
 
     async def page(self, number: int, gate: asyncio.Semaphore) -> None:
+        from dashboard.attempts import mark_of
+
         attempt = self.of[number]
         path = f"/certificates/{attempt.certificate_id}/attempts/{attempt.pk}"
         async with gate:
-            reader, writer = await self.get(f"{path}/stream")
+            reader, writer = await self.get(f"{path}/stream?seen={mark_of(attempt, 0)}")
             await reader.readuntil(b"retry")
         self.open += 1
-        await reader.readuntil(b"event: over")
-        self.heard[number] = time.perf_counter()
-        writer.close()
-        reader, writer = await self.get(f"{path}/part")
         await reader.readuntil(b'data-state="failed"')
+        await reader.readuntil(b"event: over")
         self.shown[number] = time.perf_counter()
         writer.close()
 
@@ -140,25 +138,32 @@ def measure(site: Site, pages: int, certificates: int) -> None:
     crowd = Pages(site, cookie, attempts, pages)
     until(lambda: crowd.open == pages, LIMIT, "the last page", every=0.1)
     growth = rss_of(pid) - before
+    quiet = used_in(pid, certificates * BETWEEN)
     ended = {}
+    begun = cpu_of(pid, stats())
     for attempt in attempts:
         ended[attempt.pk] = end(attempt)
         threading.Event().wait(BETWEEN)
     until(lambda: len(crowd.shown) == pages, LIMIT, "the end on the last page", every=0.1)
-    heard, shown = (
-        sorted(moment - ended[crowd.of[number].pk] for number, moment in moments.items())
-        for moments in (crowd.heard, crowd.shown)
-    )
+    used = cpu_of(pid, stats()) - begun
+    shown = sorted(moment - ended[crowd.of[number].pk] for number, moment in crowd.shown.items())
     tell(
         row="pages",
         pages=pages,
         certificates=certificates,
         kb_each=growth * 1024 / pages,
-        half_heard_s=heard[pages // 2],
-        last_heard_s=heard[-1],
         half_shown_s=shown[pages // 2],
         last_shown_s=shown[-1],
+        quiet_cpu=quiet / (certificates * BETWEEN),
+        cpu_ms_of_page=used * 1000 / pages,
     )
+
+
+def used_in(pid: int, seconds: float) -> float:
+    """Return the CPU seconds that the process uses in the next `seconds`."""
+    before = cpu_of(pid, stats())
+    threading.Event().wait(seconds)
+    return cpu_of(pid, stats()) - before
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """An attempt and its progress, live."""
 
+import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -35,7 +36,7 @@ class AttemptPage(Page):
 
 
 class AttemptPart(AttemptPage):
-    """The moving part of the page, which asks for itself until the attempt has ended."""
+    """The moving part of the page, for a page without a stream."""
 
     template = "attempt_part.html"
 
@@ -47,7 +48,7 @@ def facts(certificate: Certificate, issuance: Issuance) -> dict[str, Any]:
     return {
         "certificate": certificate,
         "attempt": issuance,
-        "last_event": events[-1].pk if events else 0,
+        "mark": mark_of(issuance, events[-1].pk if events else 0),
         "condition": condition_of_attempt(issuance),
         "steps": steps_of(issuance, events, waits_for),
         "waits_for": waits_for,
@@ -55,7 +56,7 @@ def facts(certificate: Certificate, issuance: Issuance) -> dict[str, Any]:
         "may_be_canceled": issuance.state in Issuance.BEFORE_VALIDATED,
         "servers": servers,
         "showing": len([each for each in servers if each["state"] == "shows"]),
-        "usual": usual(certificate),
+        "usual": usual(certificate) if issuance.is_open else None,
         "ca_said": said(issuance.error_what),
         "records": list(
             issuance.authorizations.filter(record__isnull=False)
@@ -63,6 +64,12 @@ def facts(certificate: Certificate, issuance: Issuance) -> dict[str, Any]:
             .order_by("pk")[:20]
         ),
     }
+
+
+def mark_of(issuance: Issuance, last_event: int) -> str:
+    """Return the mark of what the page shows. It changes with each move of the attempt."""
+    shown = (issuance.state, issuance.waits_for, api.name_servers(issuance))
+    return f"{last_event}-{zlib.crc32(repr(shown).encode()):08x}"
 
 
 def servers_of(issuance: Issuance) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from dashboard import drawing
 from dashboard.certificates import rows_of, shown
 from dashboard.devices import deployment_condition, with_opens
 from dashboard.page import Page, show
+from dnsclient.names import registered_domain
 from issuance import ratelimits, services
 from issuance.models import Issuance
 
@@ -38,7 +39,7 @@ class Overview(Page):
         shown_behind = behind.select_related("device", "wanted", "certificate__current")
         context: dict[str, Any] = {
             "retried": rows_of(list(shown(again).order_by("renew_at", "pk")[:MOST_RETRIED])),
-            "behind": behind.count(),
+            "behind": services.count(behind),
             "behind_rows": [
                 (each, deployment_condition(each))
                 for each in with_opens(shown_behind).order_by("-pk")[:MOST_BEHIND]
@@ -80,14 +81,19 @@ def limit_row(level: dict[str, Any]) -> dict[str, Any]:
 
 
 def causes(waiting: list[Any]) -> list[dict[str, Any]]:
-    """Return what needs a person, by cause. Each has the certificates that wait for it."""
-    by_cause: dict[tuple[str, int | str], dict[str, Any]] = {}
+    """Return what needs a person, by cause. Each has the certificates that wait for it.
+
+    One cause is the same error of one DNS credential, or of the names of one registered domain.
+    """
+    by_cause: dict[tuple[str, int | str | None], dict[str, Any]] = {}
     for row in waiting:
         failed: Issuance | None = row.certificate.last_failed
         code = failed.error_code if failed else ""
-        shared = (failed.credential_id if failed else None) or row.certificate.pk
-        is_credential = "credential" in code
-        key = (code, shared if is_credential else f"certificate {row.certificate.pk}")
-        case = by_cause.setdefault(key, {"code": code, "what": row.condition.note, "rows": []})
+        shared: int | str | None = registered_domain(row.certificate.domain.removeprefix("*."))
+        if failed and "credential" in code:
+            shared = failed.credential_id
+        case = by_cause.setdefault(
+            (code, shared), {"code": code, "what": row.condition.note, "rows": []}
+        )
         case["rows"].append(row)
     return list(by_cause.values())[:MOST_CASES]

@@ -1,101 +1,185 @@
-"""Live progress: Server-Sent Events that say that an attempt has moved.
+"""Live progress: Server-Sent Events with the moving part of an attempt's page.
 
-One task in each web process reads the attempts of all open pages. A message has no content. The
-page then fetches the part that has changed.
+One task in each web process reads the attempts of all open pages. It renders a part that has
+changed once for each language, however many pages show it. A part has nothing of a session.
 """
 
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Collection
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import structlog
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import connections
-from django.db.models import Max
+from django.db.models import OuterRef, Subquery
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
+from django.template.loader import render_to_string
+from django.urls import set_script_prefix
+from django.utils import translation
 
-from certctrl import errors
+from accounts import sessions
+from certctrl import clock, errors
+from dashboard.attempts import AttemptPart, facts, mark_of
 from dashboard.certificate import certificate_of
 from dashboard.page import Page
-from issuance.models import Issuance
+from issuance.models import Issuance, IssuanceEvent
 
 LOOK_EVERY = 0.5  # seconds between two reads
+RENDER_EVERY = 30.0  # seconds; a part without a move is rendered again, for its relative times
 BEAT_EVERY = 15.0  # seconds between two comments, so that no proxy ends a quiet stream
 STREAM_ENDS_AFTER = 600.0  # seconds; the browser then opens the next one
 MOST_OF_OWNER = 1 / 2  # the part of MAX_STREAMS that one owner may have
 RECONNECT = 3000  # milliseconds
 
 log = structlog.get_logger()
-# The last event of an attempt, its state, and the reason of its wait.
-Sight = tuple[int, str, str]
+
+
+class Shown(NamedTuple):
+    """The moving part of an attempt's page, in a language."""
+
+    attempt: int
+    language: str
+
+
+class Sight(NamedTuple):
+    mark: str  # changes with each move
+    is_over: bool
 
 
 class Stream:
-    """One open page. It takes no place of other connections, and ends when the server stops."""
+    """One open page. It takes no place of other connections, and ends when the server stops.
 
-    def __init__(self, attempt: int, owner: int) -> None:
-        self.attempt = attempt
+    A page that reads slowly gets only the latest message.
+    """
+
+    def __init__(self, shown: Shown, owner: int, session: str, mark: str) -> None:
+        self.shown = shown
         self.owner = owner
-        self.sights: asyncio.Queue[Sight | None] = asyncio.Queue()
+        self.session = session
+        self.mark = mark
+        self.message = b""
+        self.is_ended = False
+        self.moved = asyncio.Event()
 
-    def end(self, _refusal: object) -> None:
-        self.sights.put_nowait(None)
+    def tell(self, message: bytes, sight: Sight) -> None:
+        self.mark = sight.mark
+        self.message = message
+        self.is_ended = sight.is_over
+        self.moved.set()
+
+    def end(self, _refusal: object = None) -> None:
+        self.is_ended = True
+        self.moved.set()
 
 
-def seen(attempts: Collection[int]) -> dict[int, Sight]:
-    """Return what there is to see of these attempts, by one query."""
+def seen(attempts: Collection[int], digests: Collection[str]) -> tuple[dict[int, Sight], set[str]]:
+    """Return the sights of the attempts, and the digests of the sessions that have not ended."""
     try:
-        rows = Issuance.objects.filter(pk__in=attempts).annotate(last=Max("events__pk"))
-        found = rows.values_list("pk", "last", "state", "waits_for")
-        return {pk: (last or 0, state, waits_for) for pk, last, state, waits_for in found}
+        events = IssuanceEvent.objects.filter(issuance=OuterRef("pk")).order_by("-pk")
+        rows = Issuance.objects.filter(pk__in=attempts, certificate__retired_at=None)
+        rows = rows.annotate(last_event=Subquery(events.values("pk")[:1]))
+        found = rows.only("state", "waits_for", "servers")
+        marks = {each: mark_of(each, each.last_event or 0) for each in found}  # type: ignore[attr-defined]
+        sights = {each.pk: Sight(mark, not each.is_open) for each, mark in marks.items()}
+        return sights, sessions.open_of(digests)
     finally:
         connections.close_all()
+
+
+def rendered(wanted: Collection[Shown]) -> dict[Shown, bytes]:
+    """Return the message of each part."""
+    set_script_prefix(f"{settings.URL_PREFIX}/")
+    try:
+        rows = Issuance.objects.select_related("account", "certificate")
+        attempts = rows.in_bulk({each.attempt for each in wanted})
+        return {
+            each: message(attempts[each.attempt], each.language)
+            for each in wanted
+            if each.attempt in attempts
+        }
+    finally:
+        connections.close_all()
+
+
+def message(attempt: Issuance, language: str) -> bytes:
+    with translation.override(language):
+        context = facts(attempt.certificate, attempt) | {"now": clock.now()}
+        part = render_to_string(f"dashboard/{AttemptPart.template}", context)
+    data = "".join(f"data: {line}\n" for line in part.splitlines())
+    return f"id: {context['mark']}\nevent: moved\n{data}\n".encode()
+
+
+OVER = b"event: over\ndata:\n\n"
 
 
 class Watch:
     """The streams of one event loop."""
 
     def __init__(self) -> None:
-        self.streams: dict[int, list[Stream]] = defaultdict(list)
-        self.sights: dict[int, Sight] = {}
+        self.streams: dict[Shown, list[Stream]] = defaultdict(list)
+        self.rendered_at: dict[Shown, float] = {}
         self.owners: Counter[int] = Counter()
         self.task: asyncio.Task[None] | None = None
 
     def join(self, stream: Stream) -> None:
         self.owners[stream.owner] += 1
-        self.streams[stream.attempt].append(stream)
-        if stream.attempt in self.sights:
-            stream.sights.put_nowait(self.sights[stream.attempt])
+        self.streams[stream.shown].append(stream)
+        self.rendered_at.setdefault(stream.shown, asyncio.get_running_loop().time())
         if not self.task or self.task.done():
             self.task = asyncio.create_task(self.run())
 
     def leave(self, stream: Stream) -> None:
         self.owners[stream.owner] -= 1
-        own = self.streams[stream.attempt]
+        own = self.streams[stream.shown]
         own.remove(stream)
         if not own:
-            del self.streams[stream.attempt]
-            self.sights.pop(stream.attempt, None)
+            del self.streams[stream.shown], self.rendered_at[stream.shown]
 
     async def run(self) -> None:
-        """Read the attempts of all streams, until there is no stream."""
+        """Look at the attempts of all streams, until there is no stream."""
         while self.streams:
             try:
-                found = await asyncio.to_thread(seen, list(self.streams))
-            except Exception as exc:  # any error of the database; the next read is soon
+                await self.look()
+            except Exception as exc:  # any error of the database; the next look is soon
                 log.warning("progress.unread", error=type(exc).__name__)
-                found = {}
-            for attempt, sight in found.items():
-                if attempt in self.streams and self.sights.get(attempt) != sight:
-                    self.sights[attempt] = sight
-                    for stream in self.streams[attempt]:
-                        stream.sights.put_nowait(sight)
             await asyncio.sleep(LOOK_EVERY)
+
+    async def look(self) -> None:
+        """Send each part that has changed. End the streams without a session or an attempt."""
+        watched = [each for own in self.streams.values() for each in own]
+        attempts = {each.shown.attempt for each in watched}
+        digests = {each.session for each in watched}
+        sights, open_sessions = await asyncio.to_thread(seen, attempts, digests)
+        for each in watched:
+            if each.session not in open_sessions or each.shown.attempt not in sights:
+                each.end()
+        now = asyncio.get_running_loop().time()
+        stale = {shown for shown, at in self.rendered_at.items() if now - at >= RENDER_EVERY}
+        telling = [
+            each
+            for each in watched
+            if not each.is_ended
+            and (each.shown in stale or differs(each, sights[each.shown.attempt]))
+        ]
+        if not telling:
+            return
+        messages = await asyncio.to_thread(rendered, {each.shown for each in telling})
+        for each in telling:
+            sight = sights[each.shown.attempt]
+            if each.shown in messages:
+                end = OVER if sight.is_over else b""
+                each.tell(messages[each.shown] + end, sight)
+        for shown in messages.keys() & self.rendered_at.keys():
+            self.rendered_at[shown] = now
+
+
+def differs(stream: Stream, sight: Sight) -> bool:
+    return sight.is_over or sight.mark != stream.mark
 
 
 _watches: WeakKeyDictionary[asyncio.AbstractEventLoop, Watch] = WeakKeyDictionary()
@@ -117,8 +201,8 @@ def has_room(owner: int) -> bool:
     return of_owner < most * MOST_OF_OWNER and of_all < most
 
 
-async def messages(stream: Stream, last_seen: int, state: dict[str, Any]) -> AsyncIterator[bytes]:
-    """Yield a message for each move of the attempt after the event `last_seen`.
+async def messages(stream: Stream, state: dict[str, Any]) -> AsyncIterator[bytes]:
+    """Yield a message for each move of the attempt.
 
     `state` is that of the connection.
     """
@@ -126,7 +210,6 @@ async def messages(stream: Stream, last_seen: int, state: dict[str, Any]) -> Asy
     ends_at = loop.time() + STREAM_ENDS_AFTER
     watch().join(stream)
     state["waiting"] = stream
-    first = True
     try:
         # The thread of the request waits with the stream, and needs no connection meanwhile.
         await sync_to_async(connections.close_all)()
@@ -134,20 +217,16 @@ async def messages(stream: Stream, last_seen: int, state: dict[str, Any]) -> Asy
         while loop.time() < ends_at:
             try:
                 async with asyncio.timeout(BEAT_EVERY):
-                    sight = await stream.sights.get()
+                    await stream.moved.wait()
             except TimeoutError:
                 yield b": still here\n\n"
                 continue
-            if sight is None:
-                return
-            event, reached, _waits_for = sight
-            is_over = reached not in Issuance.OPEN
-            # The page itself has shown the first sight, unless something has happened since.
-            if not first or event > last_seen or is_over:
-                yield f"id: {event}\nevent: moved\ndata:\n\n".encode()
-            first = False
-            if is_over:
-                yield b"event: over\ndata:\n\n"
+            stream.moved.clear()
+            message, stream.message = stream.message, b""
+            is_ended = stream.is_ended
+            if message:
+                yield message
+            if is_ended:
                 return
     finally:
         watch().leave(stream)
@@ -155,22 +234,21 @@ async def messages(stream: Stream, last_seen: int, state: dict[str, Any]) -> Asy
 
 
 class AttemptStream(Page):
-    """The stream of one attempt. `Last-Event-ID` says what the browser has seen."""
+    """The stream of one attempt. `Last-Event-ID` is the mark of what the browser shows."""
 
     def get(self, request: HttpRequest, pk: int, attempt_id: int) -> HttpResponseBase:
         certificate = certificate_of(self, pk)
         attempt = certificate.issuances.filter(pk=attempt_id).first()
         if not attempt:
             raise errors.NotFound("There is no such attempt.")
-        text = request.headers.get("Last-Event-ID") or request.GET.get("seen", "")
-        last_seen = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
         if not has_room(self.owner.pk):
             return HttpResponse(status=HTTPStatus.NO_CONTENT)  # the page polls instead
-        stream = Stream(attempt.pk, self.owner.pk)
+        mark = request.headers.get("Last-Event-ID") or request.GET.get("seen", "")
+        shown = Shown(attempt.pk, translation.get_language() or "en")
+        session = sessions.digest_of(request.session.session_key or "")
+        stream = Stream(shown, self.owner.pk, session, mark)
         state = getattr(request, "scope", {}).get("state", {})
-        response = StreamingHttpResponse(
-            messages(stream, last_seen, state), content_type="text/event-stream"
-        )
+        response = StreamingHttpResponse(messages(stream, state), content_type="text/event-stream")
         response["X-Accel-Buffering"] = "no"  # nginx passes each message on at once
         response["Cache-Control"] = "no-store"
         return response

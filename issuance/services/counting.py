@@ -82,8 +82,8 @@ def not_serving(rows: QuerySet[Deployment]) -> QuerySet[Deployment]:
     return wanting.exclude(served_serial=F("wanted__serial"))
 
 
-def count(rows: QuerySet[Certificate]) -> int:
-    """Return the number of certificates, at most MOST_COUNTED."""
+def count(rows: QuerySet[Any]) -> int:
+    """Return the number of rows, at most MOST_COUNTED."""
     return rows.order_by()[:MOST_COUNTED].count()
 
 

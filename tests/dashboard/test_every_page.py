@@ -194,7 +194,7 @@ QUERIES = {
     "import": 6,
     "issue": 6,
     "certificate": 14,
-    "attempt": 8,
+    "attempt": 7,
     "dns-credentials": 3,
     "accounts": 4,
     "private-cas": 3,

@@ -32,7 +32,7 @@ def test_the_button_starts_an_attempt_and_shows_it(visitor, form, world):
     )
     assert attempt.certificate.names == ["example.com", "*.example.com"]
     page = visitor.get(answer.headers["Location"]).content.decode()
-    assert 'hx-trigger="sse:moved, look, every 30s"' in page
+    assert 'sse-swap="moved"' in page
     world.deliver()
     world.settle()
     page = visitor.get(answer.headers["Location"]).content.decode()

@@ -3,12 +3,14 @@
 import pytest
 from django.db import connection
 
+from authorities.errors import Refused
 from certctrl.turns import Trouble
 from devices.models import Device
 from issuance import services
 from issuance.models import Deployment
 from issuance.rollout import Report, note_reports
 from tests import factories
+from tests.issuance.failing import issued
 
 pytestmark = pytest.mark.django_db
 MARKUP = "<script>alert(1)</script>"
@@ -87,3 +89,12 @@ def test_an_attempt_that_ends_between_two_reads_is_not_in_progress(visitor, movi
     with connection.execute_wrapper(end_it_before):
         assert in_progress(visitor) == []
     assert not certificates
+
+
+def test_names_of_one_domain_with_one_error_are_one_cause(visitor, world, account, credential):
+    for name in ("a.example.com", "b.example.com", "c.example.org"):
+        world.ca.problems["new_order"] = [Refused("ca_caa", f"No for {name}.", permanent=True)]
+        issued(world, account, credential, name)
+    causes = visitor.get("/").context["causes"]
+    names = [[row.certificate.domain for row in case["rows"]] for case in causes]
+    assert sorted(map(sorted, names)) == [["a.example.com", "b.example.com"], ["c.example.org"]]
