@@ -1,12 +1,15 @@
 """The overview: devices that serve something else, retries, and what is left of limits."""
 
+from datetime import timedelta
+
 import pytest
 from django.db import connection
 
+from certctrl import clock
 from certctrl.turns import Trouble
 from devices.models import Device
 from issuance import services
-from issuance.models import Deployment
+from issuance.models import CertificateVersion, Deployment
 from issuance.rollout import Report, note_reports
 from tests import factories
 
@@ -87,3 +90,16 @@ def test_an_attempt_that_ends_between_two_reads_is_not_in_progress(visitor, movi
     with connection.execute_wrapper(end_it_before):
         assert in_progress(visitor) == []
     assert not certificates
+
+
+def test_a_revoked_certificate_is_shown_as_revoked(visitor, certificate):
+    assert "revoked ·" not in visitor.get("/").content.decode()
+    CertificateVersion.objects.update(revoke_asked_at=clock.now(), revoked_at=clock.now())
+    assert "revoked ·" in visitor.get("/").content.decode()
+
+
+def test_a_certificate_that_has_expired_ended(visitor, certificate, world):
+    note_failure = {"failures": 1, "renew_at": None}
+    type(certificate).objects.update(expires_at=clock.now() - timedelta(days=2), **note_failure)
+    page = visitor.get("/").content.decode()
+    assert "Ended 2" in page
