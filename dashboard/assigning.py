@@ -37,9 +37,15 @@ def facts(certificate: Certificate, deployments: Sequence[Deployment]) -> dict[s
         "known_tags": tags_of(certificate.owner_id),
         "known_devices": list(active.order_by("-pk").only("name", "public_id")[:MOST_SUGGESTED]),
         "probes": probes,
+        "probed": probed(certificate),
         "window": window,
         "window_days": [(day, day in (window.get("days") or DAYS)) for day in DAYS],
     }
+
+
+def probed(certificate: Certificate) -> str:
+    """Return an address that may serve it, as an example. A wildcard is no address."""
+    return certificate.domain.replace("*.", "www.", 1)
 
 
 def curls(request: HttpRequest, certificate: Certificate) -> dict[str, str]:
@@ -47,7 +53,7 @@ def curls(request: HttpRequest, certificate: Certificate) -> dict[str, str]:
         f"{settings.URL_PREFIX}/apiv1/me/certificates/{certificate.pk}"
     )
     window = {"start": "22:00", "end": "04:00", "timezone": "UTC"}
-    probe = {"address": certificate.domain, "daily": True}
+    probe = {"address": probed(certificate), "daily": True}
     return {
         "assign": curl(f"{url}/assign", "POST", {"tag": "web"}),
         "rollout": curl(url, "PUT", {"rollout": "canary", "install_window": window}),

@@ -153,6 +153,8 @@ def why_then(certificate: Certificate) -> str:
         return _("%(days)d days before the end, as you set it") % {
             "days": certificate.renew_days_before
         }
+    if info and info.moment and info.moment > certificate.renew_at:
+        return _("when a sixth of the life is left, because the window of the CA is later")
     return _("when a third of the life is left, or half of a life under ten days")
 
 
@@ -228,7 +230,9 @@ class CertificateAction(Assigning, CertificatePage):
             refused = refusal_of(exc)
             if not refused or isinstance(refused, errors.NotFound):
                 raise
-            return self.page(certificate_of(self, pk), status=refused.status, refused=refused)
+            return self.page(
+                certificate_of(self, pk), status=refused.status, refused=refused, tried=action
+            )
         return done or HttpResponseRedirect(reverse("certificate", args=[pk]))
 
     def do_renew(self, certificate: Certificate) -> HttpResponseBase:

@@ -28,9 +28,9 @@ def lines(server: "Embedded", admin: "Administrator", wait: Callable[[float], No
         f"  lab            {DOMAIN} and *.{DOMAIN}, {told}",
         f"                 {verify(server.lab)}",
         "",
-        "Four calls that issue another certificate:",
+        "Two calls that issue another certificate:",
         "",
-        *calls(server.address, server.lab, admin.email, password, server.state["demo"]),
+        *calls(server.address, admin.email, password, server.state["demo"]),
     ]
 
 

@@ -110,6 +110,8 @@ class Dns01(Challenge):
                     records.publish(record_id)
         except Trouble as trouble:
             raise delegation.for_owner(issuance.certificate, credential, trouble) from None
+        if len(wanted) == 1:
+            return "the TXT record is in the zone"
         return f"{len(wanted)} TXT records are in the zone"
 
     def look(self, pending: Mapping[int, Sequence[Authorization]]) -> Mapping[int, Seen]:

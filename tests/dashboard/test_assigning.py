@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from dashboard.assigning import probed
 from issuance.models import CertificateTag, Deployment, Probe
 from tests import factories
 
@@ -97,3 +98,9 @@ def test_a_probe_says_which_certificate_is_served(
 @pytest.mark.parametrize("form", [{"address": ""}, {"address": "a b"}, {"port": "99999"}])
 def test_a_bad_address_is_refused(visitor, address, form):
     assert visitor.post(f"{address}/probe", {"address": "192.0.2.1"} | form).status_code == 400
+
+
+def test_a_wildcard_is_no_example_of_an_address(certificate):
+    assert probed(certificate) == "www.example.com"
+    certificate.domain = "*.example.org"
+    assert probed(certificate) == "www.example.org"

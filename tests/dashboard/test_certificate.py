@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from certctrl import clock
-from issuance.models import CertificateVersion, Issuance
+from issuance.models import CertificateVersion, Issuance, RenewalInfo
 from tests.issuance.failing import FOR_GOOD, try_again
 
 pytestmark = pytest.mark.django_db
@@ -18,6 +18,14 @@ def test_the_page_says_when_it_renews_and_why(visitor, certificate):
     assert f"{certificate.renew_at:%Y-%m-%d %H:%M}" in text
     assert page.context["why_then"]
     assert certificate.current.serial in text
+
+
+def test_a_window_after_the_last_sixth_is_named_as_too_late(visitor, certificate):
+    version = certificate.current
+    window = {"window_start": version.not_after, "window_end": version.not_after}
+    RenewalInfo.objects.update_or_create(version=version, defaults=window)
+    page = visitor.get(f"/certificates/{certificate.pk}")
+    assert page.context["why_then"].startswith("when a sixth of the life is left")
 
 
 def test_renew_starts_one_attempt_however_often_it_is_sent(visitor, certificate, world):
@@ -54,6 +62,13 @@ def test_revoke_and_delete_want_the_name(visitor, certificate):
     certificate.refresh_from_db()
     assert certificate.retired_at
     assert visitor.get(f"/certificates/{certificate.pk}").status_code == 404
+
+
+def test_a_refused_form_stays_open(visitor, certificate):
+    assert b'class="fold" open' not in visitor.get(f"/certificates/{certificate.pk}").content
+    for action in ("revoke", "delete", "replace_key"):
+        page = visitor.post(f"/certificates/{certificate.pk}/{action}", {"name": "example.org"})
+        assert page.content.count(b'class="fold" open') == 1
 
 
 def test_a_reason_of_revocation_that_is_none_is_refused(visitor, certificate):

@@ -1,13 +1,16 @@
 """The overview: devices that serve something else, retries, and what is left of limits."""
 
+from datetime import timedelta
+
 import pytest
 from django.db import connection
 
 from authorities.errors import Refused
+from certctrl import clock
 from certctrl.turns import Trouble
 from devices.models import Device
 from issuance import services
-from issuance.models import Deployment
+from issuance.models import CertificateVersion, Deployment
 from issuance.rollout import Report, note_reports
 from tests import factories
 from tests.issuance.failing import issued
@@ -98,3 +101,16 @@ def test_names_of_one_domain_with_one_error_are_one_cause(visitor, world, accoun
     causes = visitor.get("/").context["causes"]
     names = [[row.certificate.domain for row in case["rows"]] for case in causes]
     assert sorted(map(sorted, names)) == [["a.example.com", "b.example.com"], ["c.example.org"]]
+
+
+def test_a_revoked_certificate_is_shown_as_revoked(visitor, certificate):
+    assert "revoked ·" not in visitor.get("/").content.decode()
+    CertificateVersion.objects.update(revoke_asked_at=clock.now(), revoked_at=clock.now())
+    assert "revoked ·" in visitor.get("/").content.decode()
+
+
+def test_a_certificate_that_has_expired_ended(visitor, certificate, world):
+    note_failure = {"failures": 1, "renew_at": None}
+    type(certificate).objects.update(expires_at=clock.now() - timedelta(days=2), **note_failure)
+    page = visitor.get("/").content.decode()
+    assert "Ended 2" in page

@@ -85,7 +85,7 @@ def test_a_person_issues_a_certificate(up: Up, watched: Page) -> None:
     page.get_by_label("One on each line").fill("printer.lab.test bad..name")
     expect(page.locator("#names-found .error")).to_have_count(1)
     page.get_by_label("One on each line").fill("printer.lab.test")
-    expect(page.locator("#names-found")).to_contain_text("1 name will do")
+    expect(page.locator("#names-found")).to_contain_text("1 name is allowed")
     page.get_by_role("button", name="Look at the zones now").click()
     expect(page.locator("#looked")).to_contain_text("signs without a look")
     page.get_by_role("button", name="Issue the certificate").click()

@@ -45,7 +45,7 @@ def order(issuance: Issuance) -> Done:
     listed = _listed(issuance=issuance.pk)
     store = _read_authorizations(issuance, client, listed, known)
     pending = sum(each.status == Authorization.Status.PENDING for each in listed)
-    what = f"the CA accepted the order; {pending} of its {len(listed)} names must be proved"
+    what = f"the CA accepted the order; names to prove: {pending} of {len(listed)}"
     return Done(what, write=store)
 
 
