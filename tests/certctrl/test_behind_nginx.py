@@ -56,10 +56,10 @@ class Browser(requests.Session):
 
     def log_in_to_the_admin(self, base):
         page = self.get(f"{base}/admin/")
-        assert page.url.startswith(f"{base}/admin/login/"), page.url
-        (token,) = set(re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', page.text))
-        form = {"csrfmiddlewaretoken": token, "username": EMAIL, "password": PASSWORD}
-        return self.post(page.url, data=form)
+        assert page.url.startswith(f"{base}/sign-in?next="), page.url
+        (form,) = re.findall(r'<form[^>]* action="\S*/sign-in" .*?</form>', page.text, re.DOTALL)
+        hidden = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', form))
+        return self.post(f"{base}/sign-in", data=hidden | {"email": EMAIL, "password": PASSWORD})
 
 
 @pytest.fixture(autouse=True)
