@@ -1,7 +1,7 @@
 """Enrolment of devices: with a registration code, with an API key, or again with a refresh token.
 
-The device of an owner and a public id is one row. A device that enrols again keeps its id, and its
-earlier tokens end.
+The device of an owner and a public id is one row, because the devices of an owner enrol one at a
+time. A device that enrols again keeps its id, and its earlier tokens end.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def with_code(
     A used code can be used again by the same device with the same key, unless it was revoked.
     """
     grant = codes.take(code, user_id, spec["device_public_id"])
-    owner = lock_owner(user_id)
+    owner = quotas.lock(user_id)
     device = device_of(owner, spec)
     key = recipients.recipient_key(owner, spec["dev_pk"])
     is_same = device is not None and device.key_id == key.pk and device.status == Status.ACTIVE
@@ -62,7 +62,7 @@ def with_key(spec: Mapping[str, Any], api_key: ApiKey, actor: str, ip: str | Non
     A device that was revoked needs a person. An enrolment key changes no key of a device, and each
     new device takes one of its uses.
     """
-    owner = lock_owner(api_key.owner_id)
+    owner = quotas.lock(api_key.owner_id)
     device = device_of(owner, spec)
     key = recipients.recipient_key(owner, spec["dev_pk"])
     enrolment = EnrolmentKey.objects.filter(api_key=api_key).first()
@@ -123,11 +123,6 @@ def with_refresh_token(
     describe(device, spec)
     device.save(update_fields=[*METADATA, "last_seen_at"])
     return Enrolled(device, refreshed, is_new=False, new_key=False)
-
-
-def lock_owner(user_id: int) -> User:
-    """Return the owner. Its devices enrol one at a time, so a public id never gets two rows."""
-    return User.objects.select_for_update(no_key=True).get(pk=user_id)
 
 
 def device_of(owner: User, spec: Mapping[str, Any]) -> Device | None:

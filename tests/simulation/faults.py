@@ -22,6 +22,7 @@ class Profile:
     refuse: float = 0.0  # the CA says no: rateLimited, caa, an unknown account
     lose: float = 0.0  # per message
     double: float = 0.0  # per message
+    forget: float = 0.0  # per change of a device: nobody is called after the commit
     flush: int = 0  # how often Redis loses everything
     switch: float = 0.0  # per SQL statement outside of a transaction: others go first
     stop: float = 0.0  # per SQL statement outside of a transaction: dies there, or is held
@@ -40,6 +41,7 @@ class Profile:
     certificates: int = 2
     people: int = 4  # how often a person changes their mind
     devices: int = 0  # of the owner; people assign, revoke and enrol them again
+    moves: int = 1  # how much more often than the rest people assign, tag and enrol devices
     rollouts: bool = False  # people choose canaries and install windows, and devices report
     healthy: int = 0  # certificates whose CA, DNS API and owner have no trouble
 
@@ -65,7 +67,7 @@ class Profile:
 ZOMBIES = Profile(minutes=6, hold=0.1, certificates=2, people=1)
 SHARERS = Profile(minutes=6, die=0.03, certificates=3, people=8, reuses_authorizations=True)
 LOSERS = Profile(minutes=6, lose=0.3, healthy=2)
-OWNERS = Profile(minutes=6, lose=0.3, devices=3, people=15)
+OWNERS = Profile(minutes=10, forget=1.0, moves=10, devices=3, people=30)
 HOLDERS = Profile(minutes=8, devices=3, people=40, rollouts=True)
 CHANGERS = Profile(minutes=8, hold=0.12, people=10)
 

@@ -50,7 +50,8 @@ class People:
         if profile.devices:
             doings += (self.assigns, self.unassigns, self.changes_the_policy, self.tags_a_device)
             doings += (self.assigns_to_a_tag, self.enrols_a_device_again, self.revokes_a_device)
-            weights += (6, 2, 4, 2, 1, 3, 2)
+            often = profile.moves
+            weights += (6 * often, 2, 4, 2 * often, often, 3 * often, 2)
         if profile.rollouts:
             doings += (self.chooses_a_canary, self.chooses_a_window)
             weights += (8, 8)
@@ -188,7 +189,7 @@ class People:
         device = self.pick_device()
         with transaction.atomic():
             act(device, *args)
-        if not self.simulation.faults.strikes(self.simulation.profile.lose):
+        if not self.simulation.faults.strikes(self.simulation.profile.forget):
             services.follow_device(device.pk)
 
     def pick_device(self) -> Device:

@@ -16,7 +16,8 @@ ON_POSTGRES = range(10)  # run once more there
 
 
 def profile_of(seed: int) -> Profile:
-    return replace(draw(random.Random(seed)), devices=3, people=20, healthy=0)
+    drawn = draw(random.Random(seed))
+    return replace(drawn, devices=3, people=20, healthy=0, forget=drawn.lose)
 
 
 def _marks(seed: int) -> list[pytest.MarkDecorator]:

@@ -7,6 +7,7 @@ import pytest
 from django.db import transaction
 from nacl.public import PrivateKey  # noqa: TID251
 
+from accounts import quotas
 from certctrl.errors import ApiError
 from devices import registration
 from devices import services as devices
@@ -30,7 +31,7 @@ pytestmark = [
 def enrol_again(row, owner) -> None:
     """Let the device enrol with another key, as a registration does."""
     with transaction.atomic():
-        registration.lock_owner(owner.pk)
+        quotas.lock(owner.pk)
         device = registration.device_of(owner, {"device_public_id": row.public_id})
         key = recipients.recipient_key(owner, bytes(PrivateKey.generate().public_key))
         registration.enrol(owner, device, key, {})
@@ -94,7 +95,7 @@ def test_a_device_enrols_while_its_certificate_takes_a_new_key(deployed, owner, 
 
     def enrol() -> None:
         with transaction.atomic():
-            registration.lock_owner(owner.pk)
+            quotas.lock(owner.pk)
             locked.set()
             until_another_waits()
             for each in (machine.row, device):
