@@ -27,7 +27,7 @@ TOKEN = re.compile("[A-Za-z0-9_-]{1,200}")  # RFC 8555, section 8.1
 ALPN = "acme-tls/1"
 TTL = 300  # seconds, if the server names none
 CLIENT_SECONDS = 10.0  # for one client
-MOST_THREADS = 100  # of this process; more clients are turned away
+MOST_CLIENTS = 100  # of one listener at a time; more are turned away
 FILES = "webroot"  # the value of the state with the files that were written
 PUBLIC = 0o644
 
@@ -176,9 +176,11 @@ class Listener(ThreadingTCPServer):
 
     allow_reuse_address = True
     daemon_threads = True
+    request_queue_size = MOST_CLIENTS
     handler: ClassVar[type[BaseRequestHandler]]
 
     def __init__(self, where: Address) -> None:
+        self.places = threading.Semaphore(MOST_CLIENTS)
         self.address_family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
         self.answers = dict[str, tuple[str, Any]]()
         try:
@@ -197,7 +199,13 @@ class Listener(ThreadingTCPServer):
         return found[-1] if found else None
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        return threading.active_count() < MOST_THREADS
+        return self.places.acquire(blocking=False)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing, because anyone may send anything here."""
