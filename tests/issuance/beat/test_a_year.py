@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 COUNT = 40
 STEP = 3  # days
-APPS = ("accounts", "authorities", "dnsproviders", "issuance", "keystore", "notices", "sessions")
+APPS = ("accounts", "authorities", "dnsproviders", "issuance", "keystore", "notices", "signin")
 KEPT = ("accounts.AuditEvent",)  # for ever
 
 
