@@ -132,8 +132,9 @@ def choose(now: datetime) -> list[Candidate]:
     choice.take(begun, MORE_BEGUN - choice.begun, fairly=False, priority=dispatch.BEGUN)
     choice.room -= MORE_BEGUN
     choice.take(due.filter(WAITS), WAITING - choice.waiting, fairly=False)
-    choice.take(due, choice.room, fairly=True)
-    choice.take(due, choice.room, fairly=False)
+    rest = due.exclude(WAITS)
+    choice.take(rest, choice.room, fairly=True)
+    choice.take(rest, choice.room, fairly=False)
     choice.take(every.filter(again), AGAIN - choice.again, fairly=False)
     return [*choice.chosen.values(), *to_look_at(now)]
 

@@ -336,3 +336,17 @@ def test_a_look_without_a_thread_is_sent_again(world, account, credential, monke
         board.place.reset(own)
     assert not Issuance.objects.filter(holder="").exclude(queued_at=None).exists()
     assert not Issuance.objects.exclude(holder="").exists()
+
+
+def test_many_attempts_that_ask_for_long_leave_room_for_new_ones(
+    world, account, credential, small, priorities, monkeypatch
+):
+    monkeypatch.setattr(admission, "WAITING", 10)
+    due(world, account, credential, 60, state="validated", names="asks")
+    Issuance.objects.filter(state="validated").update(waits_for="The CA is signing.")
+    world.advance(60)
+    due(world, account, credential, 20, names="new")
+    sweep.sweep.run()
+    asking = Issuance.objects.filter(state="validated")
+    assert asking.exclude(queued_at=None).count() == 10
+    assert len(priorities) == 30
