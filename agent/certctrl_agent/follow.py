@@ -319,15 +319,17 @@ class Follower:
             return
         updated = progress.get("updated", [])
         text = (self.state.load("plan") or {}).get("after_update_script")
-        if not isinstance(text, str) or not text:
+        if not isinstance(text, str):
+            text = ""
+        lacks = "The agent does not run after_update_script: its config.toml has no script_signals."
+        is_barred = bool(text) and not self.config.script_signals
+        self.note_problem("script_signals", lacks if is_barred else "")
+        if not text:
             self.note_problem("script", "")
-        elif not self.config.script_signals:
-            what = "its config.toml has no script_signals"
-            self.note_problem("script", f"The agent does not run after_update_script: {what}.")
         if not updated:
             return
         self.state.save("progress", progress | {"updated": []})
-        if not isinstance(text, str) or not text:
+        if not text:
             return
         for kind in dict.fromkeys(
             kind for kind, subject in updated if "failed" not in records.get(subject, {})

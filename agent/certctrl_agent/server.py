@@ -121,8 +121,8 @@ class Server:
             )
         return answer
 
-    def trusted_file(self) -> str:
-        """Return the file with the CAs by which `ask` checks the server."""
+    def trusted_cas(self) -> str:
+        """Return the file or the folder with the CAs by which `ask` checks the server."""
         settings = self.http.merge_environment_settings(
             self.origin, {}, stream=None, verify=self.trusted, cert=None
         )

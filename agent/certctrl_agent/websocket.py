@@ -6,6 +6,7 @@ log wait in a queue for the follower, which stores what they ask for, and then a
 
 import contextlib
 import json
+import os
 import ssl
 import threading
 import time
@@ -141,7 +142,7 @@ class WebSocket:
         device = self.state.device()["id"]
         return connect(
             f"ws{server.origin.removeprefix('http')}/api/websocket/{device}",
-            ssl=trusting(server.trusted_file()) if server.origin.startswith("https:") else None,
+            ssl=trusting(server.trusted_cas()) if server.origin.startswith("https:") else None,
             additional_headers={"Authorization": f"Bearer {token}"},
             user_agent_header=USER_AGENT,
             ping_interval=None,  # the protocol has pings of its own
@@ -178,8 +179,11 @@ class WebSocket:
             self.ack(arrived)
 
 
-def trusting(cafile: str | None) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=cafile)
+def trusting(cas: str) -> ssl.SSLContext:
+    """Return a context that trusts the CAs of a file or of a folder, as requests does."""
+    if os.path.isdir(cas):
+        return ssl.create_default_context(capath=cas)
+    return ssl.create_default_context(cafile=cas)
 
 
 def say(connection: ClientConnection, name: str, **members: Any) -> None:
