@@ -90,6 +90,18 @@ def _opened(part: Path) -> int:
     return descriptor
 
 
+def place(part: Path, path: Path) -> None:
+    """Give the finished file its name. Raise FileExistsError when there is a file of that name."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if path.exists():
+            raise FileExistsError from None
+        part.rename(path)
+
+
 def write(
     path: Path, lines: Iterable[bytes], recipients: Sequence[pyrage.x25519.Recipient]
 ) -> None:
@@ -104,13 +116,13 @@ def write(
             pyrage.encrypt_io(compressed, file, recipients)
             file.flush()
             os.fsync(descriptor)
-            os.link(part, path)
+            place(part, path)
         except pyrage.EncryptError as exc:
             raise compressed.failure or BackupProblem(f"{part}: {exc}") from None
         except FileExistsError:
             raise BackupProblem(f"{path} exists already. Choose another name.") from None
         finally:
-            part.unlink()  # while the lock is held, so that it is the file of no other run
+            part.unlink(missing_ok=True)  # while the lock is held: it is the file of no other run
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
