@@ -41,6 +41,7 @@ COOKIE_AGE = 600  # seconds
 SALT = "signin.openid"
 DISCOVERY = "/.well-known/openid-configuration"
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"]
+LONGEST_SUBJECT = 255  # OpenID Connect Core, section 2
 LEEWAY = 60  # seconds that the provider's clock may differ
 FRESH = 300  # seconds since the provider asked the person again
 
@@ -155,6 +156,8 @@ def _claims(request: HttpRequest, held: dict[str, Any]) -> dict[str, Any]:
         )
         claims.validate(now=int(clock.now().timestamp()), leeway=LEEWAY)
         found = dict(claims)
+        if len(str(found["sub"])) > LONGEST_SUBJECT:
+            raise ValueError("the subject is too long")
         if "userinfo_endpoint" in metadata and not {"email", _groups_claim()} <= set(found):
             more = _get(metadata["userinfo_endpoint"], token["access_token"])
             if more.get("sub") == found["sub"]:
@@ -215,7 +218,7 @@ def _new_link(request: HttpRequest, claims: dict[str, Any]) -> User:
                 name = str(claims.get("preferred_username") or claims.get("name") or "")[:64]
                 user = User.objects.create_user(email, name=name)
                 _note(request, user, "user.registered", issuer=settings.OIDC_ISSUER)
-            identity = {"issuer": settings.OIDC_ISSUER, "subject": str(claims["sub"])[:255]}
+            identity = {"issuer": settings.OIDC_ISSUER, "subject": str(claims["sub"])}
             ExternalIdentity.objects.create(user=user, **identity)
     except IntegrityError:  # another request did it at the same moment
         raise entering.over() from None
@@ -231,7 +234,8 @@ def _confirm(request: HttpRequest, user: User, claims: dict[str, Any]) -> None:
     """Make the session fresh. The provider must say that it asked the same person just now."""
     if user != request.user:
         raise errors.Unauthorized("The provider signed in another person. Sign out first.")
-    age = clock.now().timestamp() - float(claims.get("auth_time", 0))
+    asked_at = claims.get("auth_time")
+    age = clock.now().timestamp() - (asked_at if isinstance(asked_at, int | float) else 0)
     if not -LEEWAY <= age <= FRESH:
         raise errors.Unauthorized(
             "The provider did not say that it asked you again. Sign out there, and try again."
