@@ -13,7 +13,8 @@ from rest_framework.viewsets import GenericViewSet
 from accounts import audit
 from accounts.permissions import need
 from certctrl.api import OneOf, OwnedMixin, parsed
-from certctrl.errors import Forbidden, MissingField
+from certctrl.errors import Forbidden, Invalid, MissingField
+from certctrl.jsonbody import printable
 from issuance import services
 from issuance.api.parsing import IDEMPOTENCY_KEY, idempotency
 from issuance.models import Certificate
@@ -35,7 +36,9 @@ class FilterParameters(serializers.Serializer[Any]):
     """Which certificates a list has. Each member that is given narrows it."""
 
     q = serializers.CharField(
-        required=False, max_length=300, help_text="a part of a name, or a serial number"
+        required=False,
+        max_length=300,
+        help_text="the beginning of a name or of one of its labels, or a serial number",
     )
     condition = OneOf(
         CONDITIONS,
@@ -66,6 +69,16 @@ def filter_of(parameters: Mapping[str, Any]) -> Filter:
         label=given.get("label", ""),
         ends_before=given.get("ends_before"),
     )
+
+
+def refuse_unknown(sent: Any) -> None:
+    """Raise Invalid for a filter with an unknown member. Without it, every certificate passes."""
+    known = FilterParameters().fields
+    if unknown := set(sent or ()) - set(known):
+        raise Invalid(
+            f"A filter has no member {printable(min(unknown))}. Use {', '.join(known)}.",
+            field="filter",
+        )
 
 
 class LabelsRequest(serializers.Serializer[Any]):
@@ -146,6 +159,8 @@ class BulkViewSet(OwnedMixin, GenericViewSet[Certificate]):
         due, and starts as the limits of the CA allow.
         """
         given = parsed(BulkRequest, request)
+        sent: Any = request.data
+        refuse_unknown(sent.get("filter"))
         if ("ids" in given) == ("filter" in given):
             raise MissingField("Give either ids or filter.", field="ids")
         need(request, self.obtype, None, BULK_ACTIONS[given["action"]])
@@ -158,8 +173,7 @@ class BulkViewSet(OwnedMixin, GenericViewSet[Certificate]):
         )
         rows = cast("QuerySet[Certificate]", self.get_queryset())
         if "filter" in given:
-            sent: Any = request.data
-            rows = services.found(rows, self.owner, filter_of(sent["filter"]))
+            rows = services.found(rows, self.owner, filter_of(given["filter"]))
         if given["dry_run"]:
             results = services.dry_run(action, services.chosen(rows, given.get("ids")))
         else:
