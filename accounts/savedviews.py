@@ -4,6 +4,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from django.db import transaction
 
+from accounts import quotas
 from accounts.models import SavedView, User
 from certctrl.errors import Invalid, QuotaExceeded
 
@@ -23,7 +24,7 @@ def save(owner: User, name: str, query: str) -> SavedView:
     if len(query) > LONGEST_QUERY or "%00" in query:
         raise Invalid("These filters are too long to be saved. Use fewer.", field="query")
     with transaction.atomic():
-        User.objects.select_for_update(no_key=True).get(pk=owner.pk)
+        quotas.lock(owner.pk)
         view, _is_new = SavedView.objects.update_or_create(
             owner=owner, name=name, defaults={"query": query}
         )

@@ -118,7 +118,7 @@ def confirm_login(request: HttpRequest) -> None:
     """Make the login of this session fresh. The user has just been identified again."""
     request.session["auth_time"] = int(clock.now().timestamp())
     user: Any = request.user
-    audit.record(user, user.email, "user.confirmed", f"user:{user.pk}", audit.ip_of(request))
+    audit.note(user, "user.confirmed", f"user:{user.pk}")
 
 
 class Attempts:

@@ -112,6 +112,9 @@ class NoteUse:
         return response
 
 
+MOST_SHOWN = 200
+
+
 def sessions_of(user: User) -> QuerySet[Session]:
     """Return the open sessions of a user, the latest used first."""
     return user.sessions.filter(expire_date__gt=clock.now()).order_by("-seen_at")
@@ -127,14 +130,14 @@ def is_current(request: HttpRequest, session: Session) -> bool:
     return session.session_key == digest_of(request.session.session_key or "")
 
 
-def end(request: HttpRequest, user: User, public_id: str) -> None:
+def end(user: User, public_id: str) -> None:
     """End a session of the user. Raise NotFound if there is none with this id."""
     found = (
         user.sessions.filter(session_key__startswith=public_id) if len(public_id) == 16 else None
     )
     if not found or not found.delete()[0]:
         raise errors.NotFound("There is no such session, or it has ended.")
-    audit.record(user, user.email, "session.ended", f"session:{public_id}", audit.ip_of(request))
+    audit.note(user, "session.ended", f"session:{public_id}")
 
 
 def end_others(request: HttpRequest, user: User) -> int:
@@ -142,14 +145,7 @@ def end_others(request: HttpRequest, user: User) -> int:
     mine = digest_of(request.session.session_key or "")
     ended: int = user.sessions.exclude(session_key=mine).delete()[0]
     if ended:
-        audit.record(
-            user,
-            user.email,
-            "session.others_ended",
-            f"user:{user.pk}",
-            audit.ip_of(request),
-            sessions=ended,
-        )
+        audit.note(user, "session.others_ended", f"user:{user.pk}", sessions=ended)
     return ended
 
 

@@ -28,5 +28,5 @@ class AdminPolicy:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
         if request.path.startswith(reverse("admin:index")):
-            response["Content-Security-Policy"] = ADMIN_POLICY
+            response.headers.setdefault("Content-Security-Policy", ADMIN_POLICY)
         return response

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from accounts import audit
 from accounts.models import User
 from certctrl import errors
-from dashboard.page import Page, show, with_headers
+from dashboard.page import Page, show
 from devices import codes
 from devices.throttles import DeviceVerifyThrottle
 from signin import entering
@@ -31,8 +31,7 @@ class ApprovePage(Page):
         except errors.ApiError as refused:
             needs_code = isinstance(refused, errors.SecondFactorNeeded) or "code" in request.POST
             facts = {"needs_code": needs_code, "email": request.POST.get("email", "")}
-            response = page(request, user_code, refused=refused, status=refused.status, **facts)
-            return with_headers(response, refused)
+            return page(request, user_code, refused=refused, status=refused.status, **facts)
         return page(request, user_code, decision=decision)
 
     def decide(self, request: HttpRequest, user_code: str) -> str:

@@ -143,7 +143,10 @@ def show(
         "is_demo": settings.DEMO,
         FORM_KEY: secrets.token_urlsafe(16),
     }
-    return render(request, f"dashboard/{template}", common | dict(context or {}), status=status)
+    facts = common | dict(context or {})
+    response = render(request, f"dashboard/{template}", facts, status=status)
+    refused = facts.get("refused")
+    return with_headers(response, refused) if refused and status == refused.status else response
 
 
 def refused_page(request: HttpRequest, refused: errors.ApiError) -> HttpResponse:
@@ -153,9 +156,7 @@ def refused_page(request: HttpRequest, refused: errors.ApiError) -> HttpResponse
         getattr(request, "user", None), User
     )
     template = "refused_inside.html" if is_inside else "refused.html"
-    response = show(request, template, {"refused": refused}, status=refused.status)
-    with_headers(response, refused)
-    return response
+    return show(request, template, {"refused": refused}, status=refused.status)
 
 
 def with_headers(response: HttpResponse, refused: errors.ApiError) -> HttpResponse:
@@ -216,7 +217,7 @@ def ask_for_code(
     status = refused.status if refused else HTTPStatus.OK
     response = show(request, "second_factor.html", context, status=status)
     response["Cache-Control"] = "no-store"
-    return with_headers(response, refused) if refused else response
+    return response
 
 
 def form_path(request: HttpRequest) -> str:

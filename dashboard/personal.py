@@ -16,12 +16,11 @@ from django.views.decorators.debug import sensitive_variables
 from accounts import sessions
 from certctrl import errors
 from certctrl.errorshape import refusal_of
-from dashboard.page import Page, need_fresh_login, show, with_headers
+from dashboard.page import Page, need_fresh_login, show
 from dashboard.signing import refuse_no_address
 from signin import mailedcodes, registration, secondfactor
 from signin.models import SecondFactor
 
-MOST_SESSIONS = 200
 BROWSERS = (
     ("Edg/", "Edge"),
     ("OPR/", "Opera"),
@@ -53,9 +52,7 @@ class Settings(Page):
 
     @sensitive_variables()
     def post(self, request: HttpRequest, action: str = "") -> HttpResponse:
-        act: Callable[[], HttpResponse | None] | None = (
-            getattr(self, f"do_{action}", None) if action in ACTIONS else None
-        )
+        act: Callable[[], HttpResponse | None] | None = getattr(self, f"do_{action}", None)
         if not act:
             raise errors.NotFound(_("There is no such page, or it is not yours."))
         try:
@@ -65,7 +62,7 @@ class Settings(Page):
             if not refused:
                 raise
             self.owner.refresh_from_db()
-            return with_headers(self.page(refused, action, refused.status), refused)
+            return self.page(refused, action, refused.status)
         return done or HttpResponseRedirect(reverse("settings"))
 
     def page(
@@ -73,7 +70,7 @@ class Settings(Page):
     ) -> HttpResponse:
         rows = [
             (each, named(each.agent), sessions.is_current(self.request, each))
-            for each in sessions.sessions_of(self.owner)[:MOST_SESSIONS]
+            for each in sessions.sessions_of(self.owner)[: sessions.MOST_SHOWN]
         ]
         kept = {name: values[0] for name, values in self.kept_fields().items() if values}
         given = {"name": self.owner.name, "country_of_residence": self.owner.country_of_residence}
@@ -98,7 +95,7 @@ class Settings(Page):
     def do_name(self) -> None:
         sent = self.request.POST
         name, country = sent.get("name", ""), sent.get("country_of_residence", "")
-        registration.change_name(self.request, self.owner, name, country)
+        registration.change_name(self.owner, name, country)
         self.done(_("Your name is changed."))
 
     def do_address(self) -> HttpResponse:
@@ -115,7 +112,7 @@ class Settings(Page):
             registration.confirm_new_address(
                 self.request, self.owner, email, sent.get("verify_code", "")
             )
-        except errors.Invalid as refused:
+        except errors.ApiError as refused:
             context = {"here": "settings", "email": email, "refused": refused}
             return show(self.request, "new_address.html", context, status=refused.status)
         self.done(_("Your address is changed. Sign in with it from now on."))
@@ -134,7 +131,7 @@ class Settings(Page):
         self.done(said % {"count": ended})
 
     def do_end_session(self) -> None:
-        sessions.end(self.request, self.owner, self.request.POST.get("session", ""))
+        sessions.end(self.owner, self.request.POST.get("session", ""))
         self.done(_("The session has ended."))
 
     def do_end_sessions(self) -> None:
@@ -146,7 +143,7 @@ class Settings(Page):
 
     def do_remove_factor(self) -> None:
         need_fresh_login(self.request)
-        secondfactor.remove(self.request, self.owner)
+        secondfactor.remove(self.owner)
         self.done(_("The second factor is removed. The password alone signs you in."))
 
     def do_invite(self) -> None:
@@ -156,9 +153,6 @@ class Settings(Page):
             raise errors.Forbidden(_("Only staff may invite people."))
         mailedcodes.invite(self.request, self.owner, email)
         self.done(_("An invitation is on its way to %(email)s.") % {"email": email})
-
-
-ACTIONS = tuple(name.removeprefix("do_") for name in vars(Settings) if name[:3] == "do_")
 
 
 class SecondFactorPage(Page):
@@ -180,7 +174,7 @@ class SecondFactorPage(Page):
             secondfactor.start(self.owner)
             return HttpResponseRedirect(reverse("second-factor"))
         try:
-            codes = secondfactor.confirm(request, self.owner, code)
+            codes = secondfactor.confirm(self.owner, code)
         except errors.Invalid as refused:
             return self.page(refused, refused.status)
         return show(request, "recovery_codes.html", {"here": "settings", "codes": codes})

@@ -18,7 +18,7 @@ from accounts import links, services
 from accounts.models import User
 from certctrl import errors
 from certctrl.errorshape import refusal_of
-from dashboard.page import Page, ask_for_code, keep, show, with_headers
+from dashboard.page import Page, ask_for_code, keep, show
 from signin import entering, openid, registration, secondfactor
 from signin.entering import CodeNeeded
 
@@ -60,10 +60,9 @@ class SignIn(Page):
             if proof and entering.holds(proof):
                 return ask_for_code(request, CodeNeeded(proof), refused)
             context = {"next": back, "kept": kept, "email": email, "refused": refused}
-            response = show(
+            return show(
                 request, "sign_in.html", context | {"may": ways_in()}, status=refused.status
             )
-            return with_headers(response, refused)
         if kept:
             keep(request, back, kept)
         return HttpResponseRedirect(back)
@@ -161,7 +160,7 @@ class Confirm(Page):
         try:
             entering.confirm(request, self.owner, sent.get("password", ""), sent.get("code", ""))
         except errors.ApiError as refused:
-            return with_headers(self.page(back, refused, refused.status), refused)
+            return self.page(back, refused, refused.status)
         messages.success(request, _("Thank you. Go on with what you wanted to do."))
         return HttpResponseRedirect(back)
 
@@ -203,8 +202,7 @@ class DoorForm(Page):
                 raise
             given = {name: request.POST.get(name, "") for name in self.shown}
             context = {"given": given, "refused": refused}
-            response = show(request, self.template, context, status=refused.status)
-            return with_headers(response, refused)
+            return show(request, self.template, context, status=refused.status)
 
     def act(self, request: HttpRequest) -> HttpResponse:
         raise NotImplementedError

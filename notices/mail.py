@@ -8,6 +8,7 @@ import smtplib
 import textwrap
 from email.utils import parseaddr
 from typing import Any
+from uuid import UUID
 
 import requests
 import structlog
@@ -75,9 +76,14 @@ def message_of(delivery: Delivery) -> EmailMessage:
     else:
         to = _address(wanted)
         subject, body = _digest(delivery) if notice is None else (notice.subject, quoting(notice))
+    return message(delivery.uuid, subject, body + FOOTER, to)
+
+
+def message(uuid: UUID, subject: str, body: str, to: str) -> EmailMessage:
+    """Return a mail. The same `uuid` gives the same Message-ID."""
     domain = parseaddr(settings.NOTICE_FROM)[1].rpartition("@")[2]
-    headers = {"Message-ID": f"<{delivery.uuid}@{domain}>", "Auto-Submitted": "auto-generated"}
-    return EmailMessage(subject, body + FOOTER, settings.NOTICE_FROM, [to], headers=headers)
+    headers = {"Message-ID": f"<{uuid}@{domain}>", "Auto-Submitted": "auto-generated"}
+    return EmailMessage(subject, body, settings.NOTICE_FROM, [to], headers=headers)
 
 
 def _address(wanted: NoticeSettings) -> str:

@@ -8,12 +8,12 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.serializers import Serializer
 
 from accounts import services, sessions
 from accounts.models import User
 from accounts.views import SessionView
 from certctrl import errors
+from certctrl.api import parsed
 from certctrl.errorshape import error_response
 from certctrl.jsonbody import printable
 from certctrl.schema import OR_ERROR
@@ -31,8 +31,6 @@ from signin.serializers import (
     SessionSerializer,
     StatusSerializer,
 )
-
-MOST_SESSIONS = 200
 
 
 class General(SessionView):
@@ -69,24 +67,24 @@ class General(SessionView):
         return Response({"available": True})
 
     def register(self, request: Request) -> Response:
-        given = self.given(RegisterRequest, request)
+        given = parsed(RegisterRequest, request)
         registration.register(request._request, **given)
         return self.said(given["email"], "waiting_for_verification")
 
     def activate(self, request: Request) -> Response:
-        given = self.given(ActivateRequest, request)
+        given = parsed(ActivateRequest, request)
         registration.activate(
             request._request, given["email"], given["verify_code"], given.get("password")
         )
         return self.said(given["email"], "activation_successful")
 
     def request_reset(self, request: Request) -> Response:
-        given = self.given(RequestResetRequest, request)
+        given = parsed(RequestResetRequest, request)
         registration.request_reset(request._request, given["email"])
         return self.said(given["email"], "reset_code_sent")
 
     def reset_password(self, request: Request) -> Response:
-        given = self.given(ResetRequest, request)
+        given = parsed(ResetRequest, request)
         registration.reset_password(
             request._request, given["email"], given["verify_code"], given["new_password"]
         )
@@ -95,15 +93,8 @@ class General(SessionView):
     def said(self, email: str, status: str) -> Response:
         return Response({"email": email, "status": status})
 
-    def given(self, serializer: type[Serializer[Any]], request: Request) -> dict[str, Any]:
-        body = serializer(data=request.data)
-        body.is_valid(raise_exception=True)
-        return dict(body.validated_data)
-
     def login(self, request: Request) -> Response:
-        body = LoginSerializer(data=request.data)
-        body.is_valid(raise_exception=True)
-        given = body.validated_data
+        given = parsed(LoginSerializer, request)
         user = entering.log_in(
             request._request, given["email"], given["password"], given.get("code", "")
         )
@@ -156,7 +147,7 @@ class Sessions(SessionView):
     def get(self, request: Request) -> Response:
         """Return your open sessions, the latest used first."""
         user: Any = request.user
-        rows = sessions.sessions_of(user)[:MOST_SESSIONS]
+        rows = sessions.sessions_of(user)[: sessions.MOST_SHOWN]
         shown = SessionSerializer(rows, many=True, context={"request": request._request})
         return Response(shown.data)
 
@@ -172,5 +163,5 @@ class OneSession(SessionView):
     def delete(self, request: Request, session_id: str) -> Response:
         """End one of your sessions."""
         user: Any = request.user
-        sessions.end(request._request, user, session_id)
+        sessions.end(user, session_id)
         return Response(status=204)

@@ -1,7 +1,6 @@
 """The mails with a code, in the language of the request, and the turn that sends one."""
 
 from datetime import timedelta
-from email.utils import parseaddr
 
 import structlog
 from django.conf import settings
@@ -56,10 +55,8 @@ def message_of(row: MailedCode) -> EmailMessage | None:
             return None
         subject, body = text
         footer = "\n\n-- \n" + _("certctrl. It issues and renews certificates.") + "\n"
-    domain = parseaddr(settings.NOTICE_FROM)[1].rpartition("@")[2]
-    headers = {"Message-ID": f"<{row.uuid}@{domain}>", "Auto-Submitted": "auto-generated"}
     to = user.email if user and row.purpose == Purpose.RESET else row.email
-    return EmailMessage(subject, body + footer, settings.NOTICE_FROM, [to], headers=headers)
+    return mail.message(row.uuid, subject, body + footer, to)
 
 
 def _text(row: MailedCode, user: User | None) -> tuple[str, str] | None:

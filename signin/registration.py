@@ -184,19 +184,17 @@ def change_password(request: HttpRequest, user: User, old: str, new: str) -> int
         update_session_auth_hash(request, user)
         request.session.save()
         ended = sessions.end_others(request, user)
-        audit.record(
-            user, user.email, "user.password_changed", f"user:{user.pk}", audit.ip_of(request)
-        )
+        audit.note(user, "user.password_changed", f"user:{user.pk}")
     return ended
 
 
-def change_name(request: HttpRequest, user: User, name: str, country: str) -> None:
+def change_name(user: User, name: str, country: str) -> None:
     refuse_bad_name(name)
     refuse_bad_country(country)
     user.name = name
     user.country_of_residence = country.upper()
     user.save(update_fields=["name", "country_of_residence"])
-    audit.record(user, user.email, "user.renamed", f"user:{user.pk}", audit.ip_of(request))
+    audit.note(user, "user.renamed", f"user:{user.pk}")
 
 
 def request_new_address(request: HttpRequest, user: User, email: str) -> None:

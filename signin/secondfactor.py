@@ -14,7 +14,7 @@ from django.http import HttpRequest
 from django.views.decorators.debug import sensitive_variables
 from django_otp.oath import TOTP
 
-from accounts import audit
+from accounts import audit, quotas
 from accounts.models import User
 from certctrl import clock, errors
 from keystore import envelope
@@ -38,7 +38,7 @@ def is_on(user: User) -> bool:
 def start(user: User) -> SecondFactor:
     """Store a fresh secret, which does not count until `confirm`. Raise Conflict if one counts."""
     with transaction.atomic():
-        User.objects.select_for_update().get(pk=user.pk)
+        quotas.lock(user.pk)
         old = SecondFactor.objects.filter(user=user).first()
         if old and old.confirmed_at:
             raise errors.Conflict("You have a second factor. Remove it before you add another.")
@@ -63,7 +63,7 @@ def uri_of(factor: SecondFactor, host: str) -> str:
 
 
 @sensitive_variables()
-def confirm(request: HttpRequest, user: User, code: str) -> list[str]:
+def confirm(user: User, code: str) -> list[str]:
     """Let the second factor count, because the app shows the right code.
 
     Return the recovery codes, which are not stored. Raise Conflict if nothing was started, and
@@ -87,7 +87,7 @@ def confirm(request: HttpRequest, user: User, code: str) -> list[str]:
         RecoveryCode.objects.bulk_create(
             [RecoveryCode(factor=factor, digest=_digest(each)) for each in codes]
         )
-        _note(request, user, "second_factor.added")
+        audit.note(user, "second_factor.added", f"user:{user.pk}")
     return codes
 
 
@@ -116,14 +116,14 @@ def check(request: HttpRequest, user: User, code: str) -> None:
         )
 
 
-def remove(request: HttpRequest | None, user: User) -> None:
+def remove(user: User) -> None:
     """Remove the second factor. Raise Conflict if there is none."""
     with transaction.atomic():
         factor = SecondFactor.objects.select_for_update().filter(user=user).first()
         if not factor:
             raise errors.Conflict(f"{user.email} has no second factor.")
         delete(factor)
-        _note(request, user, "second_factor.removed")
+        audit.note(user, "second_factor.removed", f"user:{user.pk}")
 
 
 def delete(factor: SecondFactor) -> None:
@@ -190,8 +190,5 @@ def _digest(code: str) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
-def _note(request: HttpRequest | None, user: User, action: str, **detail: int) -> None:
-    if request is None:  # a command of the operator
-        audit.record(user, audit.PROCESS, action, f"user:{user.pk}")
-        return
+def _note(request: HttpRequest, user: User, action: str, **detail: int) -> None:
     audit.record(user, user.email, action, f"user:{user.pk}", audit.ip_of(request), **detail)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from django.db import transaction
 from django.db.models import QuerySet
 
+from accounts import quotas
 from accounts.models import User
 from certctrl.errors import Invalid, QuotaExceeded
 from issuance.models import Certificate, Label
@@ -19,13 +20,13 @@ def labels_of(owner: User) -> QuerySet[Label]:
     return Label.objects.filter(owner=owner).order_by("name")
 
 
-def label_of(text: str) -> str:
+def label_of(text: str, field: str = "labels") -> str:
     """Return the label as it is stored. Raise Invalid when it is none."""
     name = unicodedata.normalize("NFC", " ".join(text.split()))
     if not name or len(name) > Label.LONGEST or "," in name or not name.isprintable():
         raise Invalid(
             f"A label has 1 to {Label.LONGEST} printable characters and no comma. Choose another.",
-            field="labels",
+            field=field,
         )
     return name
 
@@ -45,7 +46,7 @@ def set_labels(certificate: Certificate, texts: Iterable[str]) -> list[str]:
         )
     with transaction.atomic():
         # Locked, so that two requests do not count the same labels.
-        owner = User.objects.select_for_update(no_key=True).get(pk=certificate.owner_id)
+        owner = quotas.lock(certificate.owner_id)
         before = sorted(certificate.labels.values_list("name", flat=True))
         if before != wanted:
             rows = _made(owner, wanted)

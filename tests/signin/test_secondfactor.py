@@ -20,8 +20,8 @@ def test_a_started_factor_does_not_count_before_its_first_code(alice, at, rf):
     secondfactor.start(alice)
     assert not secondfactor.is_on(alice)
     with pytest.raises(errors.Invalid):
-        secondfactor.confirm(rf.post("/"), alice, "000000")
-    secondfactor.confirm(rf.post("/"), alice, code_now(alice))
+        secondfactor.confirm(alice, "000000")
+    secondfactor.confirm(alice, code_now(alice))
     assert secondfactor.is_on(alice)
 
 
@@ -71,7 +71,7 @@ def test_a_recovery_code_is_accepted_once_in_any_spelling(recovery_codes, alice,
 
 def test_a_recovery_code_of_another_user_is_wrong(recovery_codes, bob, rf):
     secondfactor.start(bob)
-    secondfactor.confirm(rf.post("/"), bob, code_now(bob))
+    secondfactor.confirm(bob, code_now(bob))
     with pytest.raises(errors.Unauthorized):
         secondfactor.check(rf.post("/"), bob, recovery_codes[0])
 
@@ -109,11 +109,11 @@ def test_the_pause_has_an_end(recovery_codes, alice):
 
 
 def test_a_removed_factor_leaves_no_secret(recovery_codes, alice, rf):
-    secondfactor.remove(rf.post("/"), alice)
+    secondfactor.remove(alice)
     assert not Envelope.objects.filter(purpose=secondfactor.PURPOSE).exists()
     assert not RecoveryCode.objects.exists()
     with pytest.raises(errors.Conflict):
-        secondfactor.remove(rf.post("/"), alice)
+        secondfactor.remove(alice)
 
 
 def test_the_operator_removes_the_factor_of_a_user(recovery_codes, alice, capsys):

@@ -21,7 +21,7 @@ class Command(BaseCommand):
         if not user:
             raise CommandError(f"There is no user {email}.")
         try:
-            secondfactor.remove(None, user)
+            secondfactor.remove(user)
         except errors.Conflict as refused:
             raise CommandError(refused.what) from None
         self.stdout.write(f"{user.email} signs in without a second factor now.")
