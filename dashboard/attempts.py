@@ -19,15 +19,21 @@ from issuance.models import Certificate, Issuance, IssuanceEvent
 MOST_EVENTS = 200  # the newest
 
 
+def attempt_of(certificate: Certificate, pk: int) -> Issuance:
+    """Return an attempt of the certificate, with its account and credential. Raise NotFound."""
+    rows = certificate.issuances.select_related("account", "credential")
+    found: Issuance | None = rows.filter(pk=pk).first()
+    if not found:
+        raise errors.NotFound(_("There is no such attempt. It may have been pruned."))
+    return found
+
+
 class AttemptPage(Page):
     template = "attempt.html"
 
     def get(self, request: HttpRequest, pk: int, attempt_id: int) -> HttpResponse:
         certificate = certificate_of(self, pk)
-        rows = certificate.issuances.select_related("account", "credential")
-        issuance = rows.filter(pk=attempt_id).first()
-        if not issuance:
-            raise errors.NotFound(_("There is no such attempt. It may have been pruned."))
+        issuance = attempt_of(certificate, attempt_id)
         context = facts(certificate, issuance) | {
             "here": "certificates",
             "curls": curls(request, certificate),

@@ -44,8 +44,6 @@ class AuditList(AuditPage):
         page = rows_of(request, found)
         intact = [chain.is_intact(each) for each in page.rows]
         asked = asked_of(request)
-        others = request.GET.copy()
-        others.pop("after", None)
         context = {
             "here": "setup",
             "page": page,
@@ -56,7 +54,7 @@ class AuditList(AuditPage):
             "asked": asked,
             "is_filtered": any(asked.values()),
             "changed": intact.count(False),
-            "export": f"?{others.urlencode()}",
+            "export": f"?{request.GET.urlencode()}",
             "refused": refused,
         }
         return show(request, "audit.html", context, status=refused.status if refused else 200)

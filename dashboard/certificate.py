@@ -105,7 +105,7 @@ class CertificatePage(Page):
             "attempts": [attempt_row(each) for each in attempts[:MOST_ATTEMPTS]],
             "more_attempts": len(attempts) > MOST_ATTEMPTS,
             "labels": sorted(each.name for each in certificate.labels.all()),
-            "most_labels": Label.LONGEST * 20,
+            "longest_labels": (Label.LONGEST + 2) * services.MOST_LABELS,
             "servers": SERVERS,
             "reasons": REASONS,
             "curls": curls(self.request, certificate),

@@ -93,8 +93,8 @@ class Key:
 
     @classmethod
     def of(cls, text: str) -> "Key | None":
-        ends, _sep, pk = text.rpartition("_")
-        if not (pk.isascii() and pk.isdigit() and len(pk) < 19):
+        ends, _sep, last = text.rpartition("_")
+        if (pk := number(last)) is None:
             return None
         if ends:
             try:
@@ -104,7 +104,7 @@ class Key:
                 at.astimezone(UTC)
             except (ValueError, OverflowError):  # the first or the last day of all
                 return None
-        return cls(ends, int(pk))
+        return cls(ends, pk)
 
 
 def page_of(

@@ -80,8 +80,11 @@ def tags_of(owner: int) -> list[str]:
 
 def login_command(request: HttpRequest) -> str:
     """Return the commands of an installed agent that enrol a device at this server."""
-    address = request.build_absolute_uri(settings.URL_PREFIX or "/").rstrip("/")
-    return f"certctrl-agent login {address}\ncertctrl-agent run"
+    return f"certctrl-agent login {server_address(request)}\ncertctrl-agent run"
+
+
+def server_address(request: HttpRequest) -> str:
+    return request.build_absolute_uri(settings.URL_PREFIX or "/").rstrip("/")
 
 
 def with_conditions(devices: Sequence[Device]) -> list[tuple[Device, Condition]]:
@@ -209,7 +212,7 @@ def stages_of(row: Deployment) -> list[Stage]:
 
 
 def deployment_condition(row: Deployment) -> Condition:
-    """Return how far a certificate has come on a device. `with_wraps` has read the row."""
+    """Return how far a certificate has come on a device. The row has `opens`."""
     if row.device.status == Device.Status.REVOKED:
         return Condition("plain", "void", _("the device is revoked"))
     if not row.certificate.current:
@@ -331,8 +334,7 @@ class EnrolmentKeys(SetupPage):
         need_fresh_login(self.request)
         ip = audit.ip_of(self.request)
         key, token = services.create_enrolment_key(self.owner, **given, ip=ip)
-        address = self.request.build_absolute_uri(settings.URL_PREFIX or "/").rstrip("/")
-        command = f"CERTCTRL_API_KEY={token} certctrl-agent login {address}"
+        command = f"CERTCTRL_API_KEY={token} certctrl-agent login {server_address(self.request)}"
         response = self.page({}, new_key=key, token=token, command=command)
         response["Cache-Control"] = "no-store"
         return response

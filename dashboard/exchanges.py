@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
 from authorities.models import Exchange
-from certctrl import errors
+from dashboard.attempts import attempt_of
 from dashboard.certificate import certificate_of
 from dashboard.page import Page, rows_of, show
 
@@ -17,9 +17,7 @@ SIZE = 20  # a body has up to 64 KiB
 class Exchanges(Page):
     def get(self, request: HttpRequest, pk: int, attempt_id: int) -> HttpResponse:
         certificate = certificate_of(self, pk)
-        attempt = certificate.issuances.select_related("account").filter(pk=attempt_id).first()
-        if not attempt:
-            raise errors.NotFound(_("There is no such attempt. It may have been pruned."))
+        attempt = attempt_of(certificate, attempt_id)
         page = rows_of(request, Exchange.objects.filter(attempt_id=attempt.pk), SIZE)
         context = {
             "here": "certificates",

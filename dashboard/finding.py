@@ -1,6 +1,7 @@
 """Find by name, for the command palette. Set the colours for browsers without scripts."""
 
 from django.conf import settings
+from django.db.models import F
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.urls import reverse
 
@@ -20,7 +21,8 @@ class Find(Page):
         words = request.GET.get("q", "").strip()[:255]
         rows = services.of_owner(self.owner)
         rows = services.found(rows, self.owner, Filter(words=words)) if words else rows.none()
-        found = rows.order_by("expires_at", "pk").values_list("pk", "domain")[:MOST_FOUND]
+        soonest = rows.order_by(F("expires_at").asc(nulls_last=True), "pk")
+        found = soonest.values_list("pk", "domain")[:MOST_FOUND]
         certificates = [
             {"id": pk, "name": domain, "href": reverse("certificate", args=[pk])}
             for pk, domain in found

@@ -161,6 +161,8 @@ class ImportPage(Page):
 
 
 def text_of(content: bytes) -> str:
+    if len(content) > MOST_CHARACTERS:
+        raise errors.Invalid(_("The file is longer than 256 KiB. Split it."))
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

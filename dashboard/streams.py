@@ -23,8 +23,8 @@ from django.urls import set_script_prefix
 from django.utils import translation
 
 from accounts import sessions
-from certctrl import clock, errors
-from dashboard.attempts import AttemptPart, facts, mark_of
+from certctrl import clock
+from dashboard.attempts import AttemptPart, attempt_of, facts, mark_of
 from dashboard.certificate import certificate_of
 from dashboard.page import Page
 from issuance.models import Issuance, IssuanceEvent
@@ -237,10 +237,7 @@ class AttemptStream(Page):
     """The stream of one attempt. `Last-Event-ID` is the mark of what the browser shows."""
 
     def get(self, request: HttpRequest, pk: int, attempt_id: int) -> HttpResponseBase:
-        certificate = certificate_of(self, pk)
-        attempt = certificate.issuances.filter(pk=attempt_id).first()
-        if not attempt:
-            raise errors.NotFound("There is no such attempt.")
+        attempt = attempt_of(certificate_of(self, pk), attempt_id)
         if not has_room(self.owner.pk):
             return HttpResponse(status=HTTPStatus.NO_CONTENT)  # the page polls instead
         mark = request.headers.get("Last-Event-ID") or request.GET.get("seen", "")

@@ -25,6 +25,8 @@ from dashboard import (
     telling,
 )
 
+AN_ATTEMPT = "certificates/<id:pk>/attempts/<id:attempt_id>"
+
 urlpatterns = [
     path("", overview.Overview.as_view(), name="overview"),
     path("language", set_language, name="language"),
@@ -67,26 +69,10 @@ urlpatterns = [
         certificate.Download.as_view(),
         name="certificate-file",
     ),
-    path(
-        "certificates/<id:pk>/attempts/<id:attempt_id>",
-        attempts.AttemptPage.as_view(),
-        name="attempt",
-    ),
-    path(
-        "certificates/<id:pk>/attempts/<id:attempt_id>/part",
-        attempts.AttemptPart.as_view(),
-        name="attempt-part",
-    ),
-    path(
-        "certificates/<id:pk>/attempts/<id:attempt_id>/stream",
-        streams.AttemptStream.as_view(),
-        name="attempt-stream",
-    ),
-    path(
-        "certificates/<id:pk>/attempts/<id:attempt_id>/exchanges",
-        exchanges.Exchanges.as_view(),
-        name="attempt-exchanges",
-    ),
+    path(AN_ATTEMPT, attempts.AttemptPage.as_view(), name="attempt"),
+    path(f"{AN_ATTEMPT}/part", attempts.AttemptPart.as_view(), name="attempt-part"),
+    path(f"{AN_ATTEMPT}/stream", streams.AttemptStream.as_view(), name="attempt-stream"),
+    path(f"{AN_ATTEMPT}/exchanges", exchanges.Exchanges.as_view(), name="attempt-exchanges"),
     path("devices", devices.DeviceList.as_view(), name="devices"),
     path("devices/enrolment-keys", devices.EnrolmentKeys.as_view(), name="enrolment-keys"),
     path(

@@ -24,7 +24,7 @@ from authorities.models import AcmeAccount, PrivateCA
 from certctrl import clock
 from devices.models import Device, DeviceTag
 from dnsproviders.models import DnsCredential
-from issuance import wraps
+from issuance import workflow, wraps
 from issuance.models import (
     Certificate,
     CertificateVersion,
@@ -41,8 +41,8 @@ from notices.models import Notice
 
 SEED = 20
 LIFE = timedelta(days=90)
-STEPS = ("order", "present", "propagate", "validate", "finalize", "download")
-STEPS_DONE = {state: number for number, state in enumerate(Issuance.OPEN)}
+STEPS = tuple(step.name for step in workflow.STEPS)
+STEPS_DONE = {step.state: number for number, step in enumerate(workflow.STEPS)}
 HOSTS = (
     *("www", "shop", "mail", "api", "static", "cdn", "login", "docs", "status", "blog", "img"),
     *("git", "ci", "vpn", "chat", "wiki", "files", "pay", "m", "dev", "test", "old", "iot"),

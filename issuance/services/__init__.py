@@ -18,7 +18,7 @@ from issuance.services.attempts import (
     request_issuance,
     retry_attempt,
 )
-from issuance.services.bulk import BulkAction, Result, act, action_of, chosen, dry_run
+from issuance.services.bulk import Result, act, action_of, chosen, dry_run
 from issuance.services.canceling import cancel, cancel_attempt
 from issuance.services.certificates import (
     CertificateSpec,
@@ -47,7 +47,7 @@ from issuance.services.counting import (
 from issuance.services.export import PFX, bundle, head, to_folder
 from issuance.services.finding import Filter, found
 from issuance.services.idempotency import Idempotency, once
-from issuance.services.labeling import labels_of, set_labels
+from issuance.services.labeling import MOST_LABELS, labels_of, set_labels
 from issuance.services.locks import no_credential
 from issuance.services.looking import look
 from issuance.services.materials import assigned, for_device, sealed, version_of
@@ -60,8 +60,8 @@ from issuance.services.validation import COLUMNS
 __all__ = [
     "COLUMNS",
     "MOST_COUNTED",
+    "MOST_LABELS",
     "PFX",
-    "BulkAction",
     "CertificateSpec",
     "DayCount",
     "Filter",

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Prefetch, QuerySet
 
+from accounts import quotas
 from accounts.models import User
 from certctrl import clock
 from certctrl.errors import ApiError, Conflict, IdempotencyConflict, Invalid, NotFound
@@ -146,9 +147,11 @@ class GiveLabel(BulkAction):
         return "It gets the label." if self.gives else "It loses the label."
 
     def act(self, certificate: Certificate) -> None:
-        names = set(certificate.labels.values_list("name", flat=True))
-        wanted = names | {self.label} if self.gives else names - {self.label}
-        labeling.set_labels(certificate, wanted)
+        with transaction.atomic():
+            quotas.lock(certificate.owner_id)  # nobody else changes the labels meanwhile
+            names = set(certificate.labels.values_list("name", flat=True))
+            wanted = names | {self.label} if self.gives else names - {self.label}
+            labeling.set_labels(certificate, wanted)
 
 
 def action_of(
@@ -160,8 +163,8 @@ def action_of(
         "revoke": lambda: Revoke(reason or 0, actor, ip),
         "renewal_on": lambda: Renewal(True),
         "renewal_off": lambda: Renewal(False),
-        "label": lambda: GiveLabel(labeling.label_of(label)),
-        "unlabel": lambda: GiveLabel(labeling.label_of(label), gives=False),
+        "label": lambda: GiveLabel(labeling.label_of(label, "label")),
+        "unlabel": lambda: GiveLabel(labeling.label_of(label, "label"), gives=False),
     }
     if name not in kinds:
         known = ", ".join(kinds)
@@ -194,7 +197,7 @@ def chosen(rows: QuerySet[Certificate], ids: Sequence[int] | None = None) -> Seq
 
 def dry_run(action: BulkAction, certificates: Sequence[Certificate]) -> list[Result]:
     """Return what the action would do to each certificate. Nothing is done."""
-    return [_tried(each, lambda: action.judge(each)) for each in certificates]  # noqa: B023
+    return [_tried(each, action.judge) for each in certificates]
 
 
 def act(
@@ -219,7 +222,7 @@ def act(
         return will
 
     with transaction.atomic() if action.is_one_transaction else nullcontext():
-        results = [_tried(each, lambda: do(each)) for each in choose()]  # noqa: B023
+        results = [_tried(each, do) for each in choose()]
         if key:
             stored = [asdict(each) for each in results]
             RequestKey.objects.filter(pk=key.pk).update(results=stored)
@@ -239,9 +242,9 @@ def _key(owner: User, idempotency: Idempotency | None) -> RequestKey | None:
     return key
 
 
-def _tried(certificate: Certificate, do: Callable[[], Any]) -> Result:
+def _tried(certificate: Certificate, do: Callable[[Certificate], str]) -> Result:
     try:
-        outcome, what = DONE, do()
+        outcome, what = DONE, do(certificate)
     except Unchanged as same:
         outcome, what = UNCHANGED, str(same)
     except ApiError as refusal:

@@ -19,7 +19,7 @@ from authorities.models import PrivateCA
 from devices.models import Device, EnrolmentKey
 from dnsproviders.models import DnsCredential
 from issuance.models import Certificate
-from notices.models import Notice, Webhook
+from notices.models import Webhook
 from tests.dashboard.test_every_page import Tags, text_of
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
@@ -61,11 +61,10 @@ EXAMPLES: dict[str, Callable[[], list[Any]]] = {
     "private-ca-action": lambda: [*ids(PrivateCA)(), "delete"],
     "private-ca": ids(PrivateCA),
     "api-key-action": lambda: [*ids(ApiKey)(), "revoke"],
-    "enrolment-key-action": lambda: [*ids(EnrolmentKey)(), "end"],
+    "enrolment-key-action": lambda: [*ids(EnrolmentKey)(), "revoke"],
     "device": ids(Device),
     "settings-action": lambda: ["name"],
-    "notice-action": lambda: [*ids(Notice)(), "read"],
-    "notice": ids(Notice),
+    "notice-settings-action": lambda: ["change"],
     "view-action": ids(SavedView),
     "webhook-action": lambda: [*ids(Webhook)(), "delete"],
 }
