@@ -23,6 +23,10 @@ MOST_ON_THEIR_WAY = 1000
 SHARE = MOST_ON_THEIR_WAY // 4  # cleanups, and each of the other kinds
 OF_ONE = SHARE // 4  # of one owner, or of one lane that answers late
 MOST_CONSIDERED = 1000  # due rows that are chosen from
+# Priorities of Celery's transport for Redis, where 0 goes first.
+BEGUN, FIRST, LATER = 0, 3, 9
+
+logger = structlog.get_logger()
 
 
 class Parties(NamedTuple):
@@ -123,13 +127,6 @@ def mark(rows: QuerySet[Any], ids: Sequence[int]) -> None:
 def unmark(rows: QuerySet[Any], ids: Sequence[int]) -> None:
     """Record that nothing was sent for these rows, because the broker is away."""
     rows.model._base_manager.filter(pk__in=ids, holder="").update(queued_at=None)
-
-
-logger = structlog.get_logger()
-
-
-# Priorities of Celery's transport for Redis, where 0 goes first.
-BEGUN, FIRST, LATER = 0, 3, 9
 
 
 def nudge(task: "Task[Any, Any]", *args: int) -> bool:

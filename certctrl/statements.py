@@ -53,7 +53,7 @@ def _cursor(connection: Any) -> Any:
     if connection.queries_logged:
         return connection.cursor()
     connection.close_if_health_check_failed()
-    of, kept = connection.__dict__.get("cursor_of_statements", (None, None))
+    of, kept = getattr(connection, "cursor_of_statements", (None, None))
     if of is None or of is not connection.connection:
         kept = connection.cursor()
         connection.cursor_of_statements = connection.connection, kept

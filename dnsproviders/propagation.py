@@ -407,8 +407,8 @@ def _listed(labels: Sequence[str]) -> str:
 
 
 def server_of(label: str) -> str:
-    """Return the label of a server without its answer."""
-    return label.partition(",")[0].removesuffix(")") + ")"
+    """Return the label of a server without its answer. A host without an address has none."""
+    return label.partition(",")[0].removesuffix(")") + ")" if label.endswith(")") else label
 
 
 def _deserted(look: Look) -> str:

@@ -178,7 +178,7 @@ def servers_of(issuance: Issuance, seen: Seen) -> list[dict[str, Any]]:
     looks = [seen.looks[record.pk] for record in seen.records]
     for state, name in STATES.items():
         for label in (label for look in looks for label in getattr(look, name)):
-            states[propagation.server_of(label) if label.endswith(")") else label] = state
+            states[propagation.server_of(label)] = state
     before = {(each["server"], each["state"]): each["since"] for each in issuance.servers}
     now = int(clock.now().timestamp())
     return [

@@ -14,7 +14,6 @@ from issuance.ratelimits import charges, queue
 from issuance.ratelimits.charges import Charge
 from issuance.ratelimits.ledger import Ledger
 
-Kind = LimitKind
 SHOWN = 500  # newest certificates of an account whose buckets are shown
 ACCOUNTS = 50  # newest accounts of an owner whose buckets are compared
 WAITING = 50  # certificates of each kind whose buckets are compared with them
@@ -47,8 +46,8 @@ def scarce(owner: User) -> list[dict[str, Any]]:
     waiting = [each.certificate for each in queued.select_related("certificate__account")[:WAITING]]
     for each in (*held.select_related("account")[:WAITING], *waiting):
         wanted += charges.of_names(each.account, each.names)
-    levels = _levels(owner, list(dict.fromkeys(wanted)))
-    known = [each for each in levels if each["capacity"] and each["left"] is not None]
+    shown = _levels(owner, list(dict.fromkeys(wanted)))
+    known = [each for each in shown if each["capacity"]]
     return sorted(known, key=lambda each: (not each["waiting"], each["left"] / each["capacity"]))
 
 

@@ -270,19 +270,18 @@ class Simulation(World):
 
     def _report(self) -> None:
         """Some devices fetch what they want, and report what became of it."""
-        self.watch.is_asking = True
         rows = Deployment.objects.filter(device__status=Device.Status.ACTIVE, wanted__isnull=False)
-        for row in rows.exclude(served_serial=F("wanted__serial")).select_related(
-            "device", "wanted"
-        ):
-            if self.profile.rollouts and (self.faults.stopped or self.rng.random() < 0.3):
+        behind = rows.exclude(served_serial=F("wanted__serial")).select_related("device", "wanted")
+        with self.watch.asking():
+            for row in behind:
+                if not self.faults.stopped and self.rng.random() >= 0.3:
+                    continue
                 assert row.wanted
                 is_well = self.faults.stopped or self.rng.random() < 0.6
                 state = "served" if is_well else "rolled_back"
                 rollout.note_fetched(row.device, row.wanted)
                 report = rollout.Report(row.certificate_id, row.wanted.serial, state, "")
                 rollout.note_reports(row.device, [report])
-        self.watch.is_asking = False
 
     def _sweep(self) -> None:
         sweep.sweep.run()
@@ -308,18 +307,14 @@ class Simulation(World):
 
     def _next_look(self) -> datetime | None:
         """Return when a deployment is looked at next."""
-        self.watch.is_asking = True
-        moment: datetime | None = Deployment.objects.aggregate(at=Min("wake_at"))["at"]
-        self.watch.is_asking = False
+        with self.watch.asking():
+            moment: datetime | None = Deployment.objects.aggregate(at=Min("wake_at"))["at"]
         return moment
 
     def _is_left_behind(self) -> bool:
         """Return whether a certificate does not fit its devices. No other actor runs meanwhile."""
-        self.watch.is_asking = True
-        try:
+        with self.watch.asking():
             return bool(following.left_behind())
-        finally:
-            self.watch.is_asking = False
 
     def person(self, act: Callable[[], None]) -> None:
         what = act.__name__.replace("_", " ")
