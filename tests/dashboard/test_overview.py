@@ -37,20 +37,29 @@ def test_a_device_that_failed_is_on_the_overview(visitor, alice, certificate):
     assert "Serve something else" not in text_of(visitor)
 
 
-def test_a_retry_shows_its_moment_and_the_words_of_the_ca(visitor, certificate, world):
+def test_a_failure_shows_the_words_of_the_ca(visitor, certificate, world):
     world.ca.problems = {"new_order": [Trouble("ca_error", f"The CA says: {MARKUP}", True)]}
     services.issue(certificate)
     world.deliver()
     certificate.refresh_from_db()
-    context = visitor.get("/").context
-    assert context["again"] + context["waiting"] == 1
-    assert MARKUP not in text_of(visitor)
+    text = text_of(visitor)
+    assert "The CA says: &lt;script&gt;" in text
+    assert MARKUP not in text
 
 
-def test_the_scarcest_limit_comes_first(visitor, certificate, client_of, alice, bob):
+@pytest.fixture
+def two_accounts(settings, world, alice, credential):
+    """The newer account has used more of its limit."""
+    settings.ACME_CAS = {"custom": {"limits": {"account": [10, 60]}}}
+    first, second = world.account(alice), world.account(alice)
+    for account, name in ((first, "a"), (second, "b"), (second, "c")):
+        issued(world, account, credential, f"{name}.example.com")
+
+
+def test_the_scarcest_limit_comes_first(visitor, two_accounts, client_of, alice, bob):
     levels = visitor.get("/").context["limits"]
     shares = [each["left"] / each["capacity"] for each in levels]
-    assert shares == sorted(shares)
+    assert shares == [0.8, 0.9]
     api = client_of(alice).get("/apiv1/me/limits").data_member
     assert [each["kind"] for each in api] == [each["kind"] for each in levels]
     assert client_of(bob).get("/apiv1/me/limits").data_member == []

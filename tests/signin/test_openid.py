@@ -141,6 +141,7 @@ def test_the_answer_of_another_browser_is_refused(provider):
     assert victim.get(back).status_code == 401
     begin(victim)
     assert victim.get(back).status_code == 401
+    assert provider.tokens == []
     assert not User.objects.exists()
 
 
@@ -167,6 +168,7 @@ def test_a_late_answer_is_refused(provider):
         {"exp": 1},
         {"azp": "another"},
         {"at_hash": "another"},
+        {"sub": "x" * 256},
     ],
 )
 def test_a_wrong_id_token_is_refused(provider, monkeypatch, change):
@@ -317,7 +319,7 @@ def test_the_provider_asks_again_before_an_export(provider, monkeypatch):
     assert "max_age=0" in address
     real = jwt.encode
     old = int(timezone.now().timestamp()) - 3600
-    for auth_time, status in ((old, 401), (old + 3600, 302)):
+    for auth_time, status in ((old, 401), (None, 401), (old + 3600, 302)):
         monkeypatch.setattr(
             jwt,
             "encode",
