@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from dashboard.assigning import probed
+from issuance.api.probes import ProbeThrottle
 from issuance.models import CertificateTag, Deployment, Probe
 from tests import factories
 
@@ -93,6 +94,12 @@ def test_a_probe_says_which_certificate_is_served(
     assert visitor.post(f"{address}/forget_probe", {"probe": probe.pk}).status_code == 302
     assert visitor.post(f"{address}/forget_probe", {"probe": probe.pk}).status_code == 404
     assert not Probe.objects.exists()
+
+
+def test_probes_are_counted(visitor, address, monkeypatch):
+    monkeypatch.setattr(ProbeThrottle, "rate", "1/hour")
+    for status in (400, 429):
+        assert visitor.post(f"{address}/probe", {"address": "a b"}).status_code == status
 
 
 @pytest.mark.parametrize("form", [{"address": ""}, {"address": "a b"}, {"port": "99999"}])

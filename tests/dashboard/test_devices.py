@@ -6,6 +6,7 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import ApiKey
+from certctrl import clock
 from certctrl.errors import ApiError
 from devices import installplans
 from devices.models import Device, EnrolmentKey
@@ -161,6 +162,17 @@ def test_the_token_of_an_enrolment_key_is_shown_once(visitor, alice):
     assert (key.tag, key.uses_left) == ("web", 3)
     visitor.post(f"/devices/enrolment-keys/{key.pk}/revoke")
     assert ApiKey.objects.get().revoked_at
+
+
+def test_an_old_login_makes_no_enrolment_key(visitor, settings):
+    session = visitor.session
+    session["auth_time"] = int(clock.now().timestamp()) - settings.EXPORT_LOGIN_AGE - 60
+    session.save()
+    form = {"name": "fleet", "tag": "web", "uses": "3", "days": "7", "form_key": "k"}
+    answer = visitor.post("/devices/enrolment-keys", form)
+    assert answer.status_code == 303
+    assert answer.headers["Location"].startswith("/confirm?next=")
+    assert not EnrolmentKey.objects.exists()
 
 
 @pytest.mark.parametrize("form", [{"uses": "0"}, {"uses": "x"}, {"tag": "a b"}, {"days": ""}])

@@ -63,6 +63,16 @@ def test_a_file_that_cannot_be_read_is_refused(visitor, form, content):
     assert not Certificate.objects.exists()
 
 
+def test_the_size_of_a_file_is_counted_in_bytes(visitor, form):
+    row = " ".join(f"{'证书' * 15}{number}.example.org" for number in range(16))
+    content = "\n".join([row] * 190).encode()
+    assert len(content.decode()) < importing.MOST_CHARACTERS < len(content)
+    file = SimpleUploadedFile("names.csv", content)
+    page = visitor.post(ADDRESS, form | {"text": "", "file": file})
+    assert page.status_code == 400
+    assert "longer than 256 KiB" in page.content.decode()
+
+
 def test_an_account_of_another_owner_is_refused(bobs_visitor, form):
     page = bobs_visitor.post(ADDRESS, form | {"confirmed": "1"})
     assert page.status_code == 400

@@ -70,7 +70,8 @@ def stream(attempt: int = 1, mark: str = BEGUN.mark, language: str = "en") -> St
 
 
 async def collected(page: Stream) -> list[bytes]:
-    return [each async for each in messages(page, {})][1:]
+    async with asyncio.timeout(LIMIT):
+        return [each async for each in messages(page, {})][1:]
 
 
 PART = part(Shown(1, "en"))
@@ -188,6 +189,13 @@ def test_the_stream_of_another_owner_is_404(visitor, bobs_visitor, attempt):
     answer = visitor.get(address, headers={"Last-Event-ID": "x" * 99})
     assert answer.headers["Content-Type"] == "text/event-stream"
     assert bobs_visitor.get(address).status_code == 404
+
+
+@pytest.mark.django_db
+def test_a_stream_without_room_has_no_content(visitor, attempt, settings):
+    settings.MAX_STREAMS = 0
+    address = f"/certificates/{attempt.certificate_id}/attempts/{attempt.pk}/stream"
+    assert visitor.get(address).status_code == 204
 
 
 @pytest.mark.django_db

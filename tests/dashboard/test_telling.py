@@ -4,6 +4,7 @@ import pytest
 
 from certctrl import clock
 from notices import addresses
+from notices.api import NoticeTestThrottle
 from notices.models import Delivery, Notice, Webhook, settings_of
 from notices.raising import raise_once
 
@@ -82,6 +83,14 @@ def test_a_test_is_sent_once_to_every_webhook(visitor, hook):
         assert visitor.post("/notices/settings/test", {"form_key": "t"}).status_code == status
     assert Notice.objects.get().kind == "test"
     assert Delivery.objects.get().webhook == hook
+
+
+def test_tests_are_counted(visitor, hook, monkeypatch):
+    monkeypatch.setattr(NoticeTestThrottle, "rate", "1/hour")
+    for key, status in (("a", 302), ("b", 429)):
+        answer = visitor.post("/notices/settings/test", {"form_key": key})
+        assert answer.status_code == status
+    assert Notice.objects.count() == 1
 
 
 def test_the_secret_of_a_webhook_is_shown_once_and_its_path_never(visitor):

@@ -72,6 +72,14 @@ def test_an_action_takes_ids_or_a_filter(api, two):
     assert api.post("certificates/bulk", body | {"filter": {"condition": "x"}}).status_code == 400
 
 
+def test_a_filter_with_an_unknown_member_is_refused_by_its_name(api, two):
+    body = {"action": "renewal_off", "filter": {"q": "a.exam", "lable": "prod"}}
+    answer = api.post("certificates/bulk", body)
+    assert answer.status_code == 400
+    assert "lable" in str(answer.error)
+    assert not Certificate.objects.filter(auto_renew=False).exists()
+
+
 def test_the_same_idempotency_key_has_the_same_results(api, two):
     body = {"action": "renewal_off", "ids": two}
     first = api.post("certificates/bulk", body, HTTP_IDEMPOTENCY_KEY="k")

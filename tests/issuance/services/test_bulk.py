@@ -72,7 +72,7 @@ def test_a_renewal_goes_through_the_scan_and_its_limits(three, world):
     assert not Issuance.objects.open().filter(certificate=first).exists()
     renewals.scan_renewals.run()
     assert Issuance.objects.open().get(certificate=first).reason == Issuance.Reason.RENEWAL
-    assert AuditEvent.objects.filter(action="certificate.renewal_requested").count() == 1
+    assert asked() == 1
 
 
 def test_one_that_is_held_back_by_a_limit_stays_so(three):
@@ -82,6 +82,31 @@ def test_one_that_is_held_back_by_a_limit_stays_so(three):
     assert outcomes(act(services.action_of("renew"), [first.pk])) == ["unchanged"]
     first.refresh_from_db()
     assert first.renew_at == earlier
+
+
+def asked() -> int:
+    return AuditEvent.objects.filter(action="certificate.renewal_requested").count()
+
+
+@pytest.mark.parametrize("is_due", [True, False])
+def test_what_became_due_or_open_since_the_dry_run_stays_so(three, is_due):
+    first = three[0]
+    earlier = clock.now() - timedelta(hours=1)
+    if is_due:
+        Certificate.objects.filter(pk=first.pk).update(renew_at=earlier)
+    else:
+        services.issue(first)
+    before = Certificate.objects.values_list("renew_at", flat=True).get(pk=first.pk)
+    services.action_of("renew").act(first)
+    assert Certificate.objects.values_list("renew_at", flat=True).get(pk=first.pk) == before
+    assert asked() == 0
+
+
+def test_one_that_cannot_be_issued_is_refused_a_renewal(three):
+    AcmeAccount.objects.update(status=AcmeAccount.Status.DEACTIVATED)
+    [result] = dry(services.action_of("renew"), [three[0].pk])
+    assert result.outcome == "refused"
+    assert "deactivated" in result.what
 
 
 def test_the_same_key_renews_once(three, world):
@@ -127,12 +152,34 @@ def test_a_failed_renewal_leaves_no_certificate_due(three, monkeypatch):
     assert three[0].renew_at > clock.now()
 
 
+def test_an_attempt_that_opens_meanwhile_sets_the_renewal_at_its_end(three):
+    off = three[1]
+
+    def choose():
+        found = services.chosen(rows(), [off.pk])
+        services.issue(off)
+        return found
+
+    results = services.act(off.owner, services.action_of("renewal_on"), choose, None)
+    assert outcomes(results) == ["done"]
+    off.refresh_from_db()
+    assert (off.auto_renew, off.renew_at) == (True, None)
+
+
 def test_labels_are_given_and_taken_away(three):
     first = three[0]
     act(services.action_of("label", label=" prod "), [first.pk])
     assert [each.name for each in first.labels.all()] == ["prod"]
     act(services.action_of("unlabel", label="prod"), [first.pk])
     assert not first.labels.exists()
+
+
+def test_a_label_that_another_request_gave_meanwhile_is_kept(three):
+    first = three[0]
+    [row] = services.chosen(rows(), [first.pk])
+    services.set_labels(first, ["theirs"])
+    services.action_of("label", label="prod").act(row)
+    assert {each.name for each in first.labels.all()} == {"prod", "theirs"}
 
 
 def test_a_full_certificate_is_refused_another_label(three):

@@ -7,7 +7,7 @@ import pytest
 from django.db.models import Sum
 
 from issuance import services
-from issuance.models import Certificate, CertificateCount
+from issuance.models import Certificate, CertificateCount, CertificateVersion
 from issuance.services import counting
 from tests.issuance.failing import FOR_GOOD, issued, try_again
 
@@ -21,6 +21,18 @@ def test_a_failure_for_good_is_counted_for_a_person(world, account, credential):
     try_again(world, FOR_GOOD)
     after = services.summary(account.owner)
     assert (after["needs_person"], after["retrying"], after["in_progress"]) == (1, 0, 0)
+
+
+def test_a_good_version_over_a_revoked_one_is_not_revoked(world, account, credential):
+    certificate = issued(world, account, credential, "a.example.com")
+    services.issue(certificate)
+    world.deliver()
+    world.settle()
+    old, new = CertificateVersion.objects.order_by("pk")
+    for version, count in ((old, 0), (new, 1)):
+        CertificateVersion.objects.filter(pk=version.pk).update(revoked_at=world.time)
+        rows = services.of_owner(account.owner)
+        assert counting.of_condition(rows, "revoked").count() == count
 
 
 def test_a_failure_that_passes_is_counted_as_tried_again(world, account, credential):
