@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import time_machine
 from asgiref.sync import async_to_sync
 from django.utils import timezone
 
@@ -46,6 +47,17 @@ def test_the_admins_session_works(client):
     assert client.get("/admin/").status_code == 200
     client.post("/admin/logout/")
     assert client.get("/admin/").status_code == 302
+
+
+def test_the_last_use_of_a_session_is_noted_every_five_minutes(client_of, alice):
+    client = client_of()
+    with time_machine.travel(timezone.now(), tick=False) as at:
+        client.post("/auth/general", {"email": alice.email, "password": PASSWORD})
+        first = Session.objects.get().seen_at
+        for minutes, noted in ((4, 0), (2, 6)):
+            at.shift(timedelta(minutes=minutes))
+            assert client.get("/auth/profile").status_code == 200
+            assert Session.objects.get().seen_at == first + timedelta(minutes=noted)
 
 
 def made(**data: Any) -> SessionStore:

@@ -8,7 +8,9 @@ from django.db.models import Model
 from django.urls import reverse
 
 from accounts.models import ApiKey, AuditEvent, User
+from certctrl.policy import ADMIN_POLICY
 from certctrl.turns import LostTurn
+from dashboard.page import SECURITY_POLICY
 from devices.models import Device, DeviceTag
 from dnsproviders import records
 from dnsproviders.models import DnsCredential, TxtRecord
@@ -40,6 +42,13 @@ def staff(client) -> User:
     user = User.objects.create_superuser("root@example.org", "a-long-password-1A")
     client.force_login(user)
     return user
+
+
+def test_the_way_to_the_sign_in_has_the_policy_of_the_pages(client, staff):
+    assert client.get("/admin/").headers["Content-Security-Policy"] == ADMIN_POLICY
+    client.logout()
+    answer = client.get("/admin/login/")
+    assert answer.headers["Content-Security-Policy"] == SECURITY_POLICY
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time_machine
 from django.test import Client
 from django.utils import timezone
 
-from accounts import links
+from accounts import links, services
 from accounts.models import User
 from signin import secondfactor
 from signin.models import SecondFactor
@@ -246,6 +246,28 @@ def test_a_new_address_is_confirmed_with_a_code(person, alice, mailbox, sent_cod
     alice.refresh_from_db()
     assert alice.email == "new@example.org"
     assert person.get("/").status_code == 200
+
+
+def test_an_address_that_another_user_took_meanwhile_is_refused(
+    person, alice, bob, mailbox, sent_code
+):
+    person.post("/settings/address", {"email": "new@example.org"})
+    form = {"new_email": "new@example.org", "verify_code": sent_code()}
+    User.objects.filter(pk=bob.pk).update(email="new@example.org")
+    page = person.post("/settings/new_address", form)
+    assert page.status_code == 409
+    assert "Another user has this address by now" in page.content.decode()
+    alice.refresh_from_db()
+    assert alice.email != "new@example.org"
+
+
+def test_after_wrong_codes_of_an_address_the_page_says_when(person, mailbox, monkeypatch):
+    monkeypatch.setattr(services, "MAX_FAILURES", 1)
+    form = {"new_email": "new@example.org", "verify_code": "00000000"}
+    assert person.post("/settings/new_address", form).status_code == 400
+    page = person.post("/settings/new_address", form)
+    assert page.status_code == 429
+    assert "Too many attempts. Try again in" in page.content.decode()
 
 
 def test_the_address_of_another_user_reads_like_a_free_one(person, alice, bob, mailbox):
