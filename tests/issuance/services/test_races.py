@@ -3,8 +3,9 @@
 import threading
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, transaction
 
+from accounts import quotas
 from authorities import accounts, clients, privateca
 from certctrl.errors import Conflict
 from certctrl.turns import LostTurn
@@ -17,7 +18,7 @@ from issuance.models import Certificate, CertificateVersion, Drill, Issuance
 from issuance.services import canceling
 from issuance.workflow import machine
 from tests.fakes.ca import REFUSED
-from tests.issuance.racing import at_once
+from tests.issuance.racing import LIMIT, at_once, until_another_waits
 
 pytestmark = [
     pytest.mark.postgres,
@@ -48,6 +49,26 @@ def test_simultaneous_equal_creates_make_one_certificate_and_one_attempt(
 ):
     at_once(*[lambda: world.create(account, credential)] * THREADS)
     assert Certificate.objects.count() == Issuance.objects.count() == 1
+
+
+def test_labels_that_two_requests_give_at_once_are_both_kept(world, account, credential):
+    certificate, _ = world.create(account, credential)
+    locked = threading.Event()
+
+    def give_theirs() -> None:
+        with transaction.atomic():
+            quotas.lock(account.owner_id)
+            locked.set()
+            until_another_waits()
+            services.set_labels(certificate, ["theirs"])
+
+    def give_ours() -> None:
+        assert locked.wait(LIMIT)
+        [chosen] = services.chosen(services.of_owner(account.owner))
+        services.action_of("label", label="ours").act(chosen)
+
+    assert at_once(give_theirs, give_ours) == [None, None]
+    assert {each.name for each in certificate.labels.all()} == {"ours", "theirs"}
 
 
 def test_the_same_create_sent_at_once_to_a_private_ca_is_issued_once(world, owner, monkeypatch):
