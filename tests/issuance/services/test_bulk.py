@@ -89,7 +89,7 @@ def asked() -> int:
 
 
 @pytest.mark.parametrize("is_due", [True, False])
-def test_what_became_due_or_open_since_the_dry_run_stays_so(three, is_due):
+def test_one_that_became_due_or_open_since_the_dry_run_stays_so(three, is_due):
     first = three[0]
     earlier = clock.now() - timedelta(hours=1)
     if is_due:
