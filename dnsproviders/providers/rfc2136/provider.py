@@ -5,14 +5,7 @@ must never need more rights than the update. Some servers take signed updates, b
 question, or no question at all.
 """
 
-import base64
-import binascii
-import ipaddress
-import re
-import socket
-import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import dns.exception
@@ -26,185 +19,24 @@ import dns.rdatatype
 import dns.rrset
 import dns.tsig
 import dns.update
-import requests
-import structlog
 from dns.rdtypes.ANY.TXT import TXT
 
-from certctrl import clock, errors, outgoing
-from certctrl.sockets import connect_to_any
+from certctrl import clock, errors
 from dnsclient.names import a_label, is_inside, suffixes
-from dnsproviders.base import Field, Provider, ProviderError, SeenZone
+from dnsproviders.base import ProviderError, SeenZone
 from dnsproviders.models import TxtRecord
+from dnsproviders.providers.rfc2136.exchange import NameServer, NoAnswer, Unsigned
+from dnsproviders.providers.rfc2136.fields import FIELDS, WEAK_ALGORITHMS
 
-# RFC 8945, section 6. It forbids MD5 and advises against SHA-1, but some servers have only these.
-ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512", "hmac-sha224", "hmac-sha1", "hmac-md5")
-WEAK_ALGORITHMS = ("hmac-sha1", "hmac-md5")
-SPELLED = re.compile(r"(?:hmac-?)?(md5|sha-?(?:1|224|256|384|512))(?:\.sig-alg\.reg\.int)?")
 # Seconds for a question. An update may take all the time that is left.
 PATIENCE = 5.0
 KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
-# The meaning of an answer, by its rcode: the code of the error, and what to do. These errors are
-# permanent. Others are tried again. RFC 2136, section 2.2, and RFC 1035, section 4.1.1.
-RCODES = {
-    dns.rcode.REFUSED: (
-        "dns_credential_refused",
-        "The key, or this address, may not do that. Check the server's update policy",
-    ),
-    dns.rcode.NOTAUTH: (
-        "dns_zone_not_found",
-        "It has no such zone, or shows it to another key only. Check zone and key",
-    ),
-    dns.rcode.NOTZONE: ("dns_zone_not_found", "The name is not inside the zone. Check the zone"),
-    dns.rcode.NOTIMP: ("dns_refused", "It accepts no updates. Give the zone's primary server"),
-    dns.rcode.FORMERR: (
-        "dns_refused",
-        "It does not understand the update. Check the server's documentation",
-    ),
-}
-log = structlog.get_logger()
-HOST = re.compile(
-    r"(?=.{1,253}$)([0-9A-Za-z_]([0-9A-Za-z_-]{0,61}[0-9A-Za-z])?\.)*[0-9A-Za-z]([0-9A-Za-z-]{0,61}[0-9A-Za-z])?"
-)
 
 
-def checked_server(value: str) -> str:
-    """Return an IP address, or a host name without its last dot. Raise ValueError for others."""
-    try:
-        return str(ipaddress.ip_address(value.removeprefix("[").removesuffix("]")))
-    except ValueError:
-        host = value.removesuffix(".")
-        if not HOST.fullmatch(host):
-            raise ValueError("must be a host name or an address; give the port in `port`") from None
-        return host
-
-
-def checked_key_name(value: str) -> str:
-    try:
-        return dns.name.from_text(value).to_text(omit_final_dot=True)
-    except (dns.exception.DNSException, UnicodeError):
-        raise ValueError("must be the key's name as in the server's configuration") from None
-
-
-def checked_zone(value: str) -> str:
-    try:
-        zone = dns.name.from_text(value)
-    except (dns.exception.DNSException, UnicodeError):
-        zone = dns.name.root
-    if zone == dns.name.root:
-        raise ValueError("must be the zone's name, as in example.com")
-    return zone.to_text(omit_final_dot=True).lower()
-
-
-def unquoted(value: str) -> str:
-    """Return the value without the quotes and the semicolon of a configuration file."""
-    return value.strip().removesuffix(";").strip().strip("\"'").strip()
-
-
-def without_spaces(value: str) -> str:
-    """Return base64 from a configuration file without quotes, spaces and line breaks.
-
-    RFC 4648, section 3.3, allows line breaks.
-    """
-    return "".join(unquoted(value).split())
-
-
-def canonical_algorithm(value: str) -> str:
-    """Return the name in ALGORITHMS for the usual spellings.
-
-    Examples: HMAC-SHA256, hmac_sha256, hmac-md5.sig-alg.reg.int. Return other values unchanged.
-    """
-    found = SPELLED.fullmatch(unquoted(value).lower().rstrip(".").replace("_", "-"))
-    return f"hmac-{found[1].replace('-', '')}" if found else value
-
-
-def checked_tsig_secret(value: str) -> str:
-    try:
-        decoded = base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError):
-        decoded = b""
-    if not decoded:
-        raise ValueError("must be base64, as tsig-keygen and keymgr print it")
-    return value
-
-
-def _sent(connection: socket.socket, wire: bytes) -> bytes:
-    """Send a message over TCP and return the answer (RFC 1035, section 4.2.2)."""
-    connection.sendall(struct.pack("!H", len(wire)) + wire)
-    return _read(connection, *struct.unpack("!H", _read(connection, 2)))
-
-
-def _read(connection: socket.socket, length: int) -> bytes:
-    read = b""
-    while len(read) < length:
-        part = connection.recv(length - len(read))
-        if not part:
-            raise EOFError
-        read += part
-    return read
-
-
-class Unsigned(ProviderError):
-    """The answer to a signed question came without a signature."""
-
-
-class NoAnswer(ProviderError):
-    """The server took the connection and sent no answer."""
-
-
-class RFC2136(Provider):
+class RFC2136(NameServer):
     name = "RFC 2136"
     is_named_by_owner = True
-    fields = (
-        Field(
-            "server",
-            "Server",
-            check=checked_server,
-            help="Host name or address of the primary name server.",
-        ),
-        Field(
-            "port",
-            "Port",
-            required=False,
-            default=53,
-            integer=True,
-            least=1,
-            most=65535,
-            help="TCP.",
-        ),
-        Field(
-            "zone",
-            "Zone",
-            required=False,
-            tidy=unquoted,
-            check=checked_zone,
-            help="The zone; the server is asked for it when left out.",
-        ),
-        Field(
-            "key_name",
-            "TSIG key name",
-            required=False,
-            tidy=unquoted,
-            check=checked_key_name,
-            help="Leave key and secret out for a server that authorizes by address, which is weak.",
-        ),
-        Field(
-            "algorithm",
-            "TSIG algorithm",
-            required=False,
-            default="hmac-sha256",
-            choices=ALGORITHMS,
-            tidy=canonical_algorithm,
-        ),
-        Field(
-            "secret",
-            "TSIG secret",
-            secret=True,
-            required=False,
-            tidy=without_spaces,
-            check=checked_tsig_secret,
-            help="Base64.",
-        ),
-    )
+    fields = FIELDS
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -233,10 +65,6 @@ class RFC2136(Provider):
         if public.get("algorithm") in WEAK_ALGORITHMS:
             return f"{public['algorithm']} is weak. Use hmac-sha256 if the name server supports it."
         return ""
-
-    @property
-    def has_key(self) -> bool:
-        return bool(self.public.get("key_name"))
 
     def zone_of(self, name: str) -> str:
         """Return the name of the zone that holds `name`.
@@ -487,150 +315,6 @@ class RFC2136(Provider):
         with clock.limit(min(PATIENCE, clock.time_left())):
             answer = self._exchange(_query(query.question[0].name, query.question[0].rdtype))
         return answer, not self.has_key
-
-    def _ask(self, message: dns.message.Message) -> dns.message.Message:
-        """Return the answer with any rcode.
-
-        With a key, the answer's signature is checked. Raise Unsigned when it has none.
-        """
-        if self.has_key:
-            message.use_tsig(self._key())
-        return self._exchange(message)
-
-    def _exchange(self, message: dns.message.Message) -> dns.message.Message:
-        """Send a message and return the answer.
-
-        Of several addresses, only the first that takes the connection is asked. An update without
-        an answer may have been carried out. An answer from another address would not show that.
-        """
-        with self.going_out(), self._told_apart():
-            addresses = outgoing.resolve(self.public["server"], self._port())
-            with connect_to_any(addresses, None) as connection, clock.limit(clock.time_left()):
-                try:
-                    wire = _sent(connection, message.to_wire())
-                except (OSError, EOFError) as exc:
-                    what = (
-                        f"{self._where()} does not answer over TCP ({type(exc).__name__}). "
-                        "Check the server and the firewall."
-                    )
-                    if outgoing.is_by_tenant():
-                        what = self._untold(exc).what
-                    raise NoAnswer("dns_unreachable", what) from None
-            return self._parsed(wire, message)
-
-    def _parsed(self, wire: bytes, message: dns.message.Message) -> dns.message.Message:
-        """Return the answer in `wire`. Check its signature if the message has one."""
-        try:
-            answer = dns.message.from_wire(wire, keyring=message.keyring, request_mac=message.mac)
-        except dns.exception.FormError as exc:
-            # dnspython raises exactly this class for an answer without TSIG.
-            if type(exc) is not dns.exception.FormError:
-                raise
-            raise self._unsigned(dns.message.from_wire(wire, keyring=False)) from None
-        if not message.is_response(answer):
-            raise dns.query.BadResponse
-        return answer
-
-    def _unsigned(self, answer: dns.message.Message) -> Unsigned:
-        """Return the error of an unsigned answer to a signed message.
-
-        PowerDNS answers NOTAUTH or REFUSED, unsigned, to an unknown key and to a wrong signature.
-        """
-        if answer.rcode() in (dns.rcode.NOTAUTH, dns.rcode.REFUSED):
-            what = (
-                f"{self._where()} refuses the signed message "
-                f"({dns.rcode.to_text(answer.rcode())}, unsigned). Check the key, its secret, "
-                "its algorithm and both clocks. The key must be allowed to update."
-            )
-            return Unsigned("dns_credential_refused", what, permanent=True)
-        what = (
-            f"{self._where()} did not sign its answer. It has no such zone, or does not "
-            "support TSIG. Check both."
-        )
-        return Unsigned("dns_refused", what)
-
-    @contextmanager
-    def _told_apart(self) -> Iterator[None]:
-        """Raise ProviderError for every failure of an exchange."""
-        try:
-            yield
-        except requests.RequestException as exc:
-            # Exceptions of `certctrl.outgoing` are sentences.
-            what = f"{self._where()} could not be reached. {self.quote(str(exc))}."
-            raise ProviderError("dns_unreachable", what) from None
-        except dns.tsig.PeerBadKey:
-            # Knot DNS also answers BADKEY to a key that its ACL does not allow to do this.
-            what = (
-                f"{self._where()} does not know the TSIG key, or does not allow it to do "
-                "this. Check the key and the update policy."
-            )
-            raise ProviderError("dns_credential_refused", what, permanent=True) from None
-        except dns.tsig.PeerBadSignature:
-            what = (
-                f"{self._where()} refuses the TSIG signature. Check the algorithm and the "
-                "secret of the key."
-            )
-            raise ProviderError("dns_credential_refused", what, permanent=True) from None
-        except dns.tsig.PeerBadTime:
-            what = (
-                f"{self._where()} says that the clocks differ. Set the clock of this server "
-                "or of the name server."
-            )
-            raise ProviderError("dns_refused", what) from None
-        except (OSError, EOFError, dns.exception.Timeout) as exc:
-            if outgoing.is_by_tenant():
-                raise self._untold(exc) from None
-            what = (
-                f"{self._where()} could not be reached over TCP ({type(exc).__name__}). Check "
-                "the server and the firewall."
-            )
-            raise ProviderError("dns_unreachable", what) from None
-        except (dns.exception.DNSException, ValueError) as exc:
-            if outgoing.is_by_tenant():
-                raise self._untold(exc) from None
-            what = (
-                f"{self._where()} did not answer with a signed DNS message "
-                f"({type(exc).__name__}). Check the server and the key."
-            )
-            raise ProviderError("dns_bad_answer", what) from None
-
-    def _untold(self, exc: Exception) -> ProviderError:
-        """Return one and the same error for all failures, so that tenants cannot scan ports.
-
-        The log has the real reason.
-        """
-        log.info(
-            "rfc2136.untold",
-            server=self.public["server"],
-            port=self._port(),
-            why=type(exc).__name__,
-        )
-        what = (
-            f"{self._where()} did not answer over TCP as a DNS server does. Check server and port."
-        )
-        return ProviderError("dns_unreachable", what)
-
-    def _refusal(self, answer: dns.message.Message, what: str) -> ProviderError:
-        rcode = answer.rcode()
-        said = f"{self._where()} answered {dns.rcode.to_text(rcode)} when {what}"
-        if rcode in RCODES:
-            code, hint = RCODES[rcode]
-            return ProviderError(code, f"{said}. {hint}.", permanent=True)
-        return ProviderError("dns_refused", f"{said}.")
-
-    def _key(self) -> dns.tsig.Key:
-        named = self.public.get("algorithm") or "hmac-sha256"
-        algorithm = dns.tsig.HMAC_MD5 if named == "hmac-md5" else dns.name.from_text(named)
-        return dns.tsig.Key(self.public["key_name"], self.secret["secret"].reveal(), algorithm)
-
-    def _port(self) -> int:
-        return int(self.public.get("port") or 53)
-
-    def _who(self) -> str:
-        return "key" if self.has_key else "address"
-
-    def _where(self) -> str:
-        return f"The DNS server {self.public['server']} (port {self._port()})"
 
 
 def _query(name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> dns.message.Message:
