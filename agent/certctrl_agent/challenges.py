@@ -202,6 +202,7 @@ class Listener(ThreadingTCPServer):
         return self.places.acquire(blocking=False)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        request.settimeout(CLIENT_SECONDS)
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -212,7 +213,6 @@ class Listener(ThreadingTCPServer):
 
 
 class HttpHandler(BaseHTTPRequestHandler):
-    timeout = CLIENT_SECONDS
     server: "HttpListener"
 
     def do_GET(self) -> None:
@@ -243,7 +243,6 @@ class TlsHandler(BaseRequestHandler):
 
     def handle(self) -> None:
         """Complete the handshake. RFC 8737, section 3: nothing is sent after it."""
-        self.request.settimeout(CLIENT_SECONDS)
         with contextlib.suppress(OSError):
             self.server.context.wrap_socket(self.request, server_side=True).close()
 
@@ -255,7 +254,6 @@ class TlsListener(Listener):
 
     def __init__(self, where: Address) -> None:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.set_alpn_protocols([ALPN])
         self.context.sni_callback = self.choose
         super().__init__(where)
 

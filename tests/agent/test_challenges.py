@@ -132,10 +132,11 @@ def test_a_stop_of_an_unknown_challenge_is_done(make) -> None:
     assert make().take(stop("http01", "never-started"))
 
 
-def test_the_same_start_twice_is_one_challenge(make) -> None:
+def test_the_same_start_twice_is_one_challenge(make, lines) -> None:
     challenges = make()
     assert challenges.take(over_http())
     assert challenges.take(over_http())
+    assert sum("Answering" in line for line in lines) == 1
     port = port_of(challenges)
     challenges.take(stop("http01"))
     assert is_free(port)
@@ -223,6 +224,15 @@ def test_too_many_clients_are_turned_away_until_one_has_left(make) -> None:
         until(lambda: answers(port), "a place is free again")
 
 
+@pytest.mark.parametrize("signal", [over_http(), over_tls()])
+def test_a_silent_client_is_let_go(make, monkeypatch, signal) -> None:
+    monkeypatch.setattr("certctrl_agent.challenges.CLIENT_SECONDS", 0.05)
+    challenges = make()
+    challenges.take(signal)
+    with socket.create_connection(("127.0.0.1", port_of(challenges)), LIMIT) as silent:
+        assert silent.recv(1) == b""
+
+
 def answers(port: int) -> bool:
     try:
         return asked(port, WELL_KNOWN + TOKEN)[0] == 200
@@ -248,6 +258,15 @@ def test_the_file_is_in_the_webroot_until_the_stop(make, tmp_path, state) -> Non
 def test_a_webroot_that_is_not_there_is_not_confirmed(make, tmp_path, lines) -> None:
     assert not make(webroot=tmp_path / "www").take(over_http())
     assert "is not a folder" in lines[0]
+
+
+def test_a_webroot_below_a_folder_of_everyone_is_refused(make, tmp_path, lines) -> None:
+    webroot = tmp_path / "open/www"
+    webroot.mkdir(parents=True)
+    webroot.parent.chmod(0o777)
+    assert not make(webroot=webroot).take(over_http())
+    assert "Everyone may write" in lines[0]
+    assert list(webroot.iterdir()) == []
 
 
 def test_a_file_that_a_killed_agent_left_is_removed(make, tmp_path) -> None:

@@ -79,6 +79,15 @@ def test_without_permitted_signals_the_server_is_told(with_script, made, server)
     ]
 
 
+def test_the_server_is_told_when_signals_are_permitted(with_script, server, state, lines) -> None:
+    with_script(script("true"), kinds="[]")
+    (state.folder / NAME).write_text('script_signals = ["cert.updated"]\n')
+    agent = Follower(state, lines.append)
+    agent.begin()
+    agent.work()
+    assert problems(server)[1:] == [""]
+
+
 def test_a_script_that_fails_is_reported_until_it_ends_well(
     with_script, made, server, authority
 ) -> None:
