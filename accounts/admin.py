@@ -30,7 +30,10 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc,type-arg]
     search_fields = ("email", "name")
     ordering = ("email",)
     fieldsets = (
-        (None, {"fields": ("email", "password", "name", "kind", "country_of_residence")}),
+        (
+            None,
+            {"fields": ("email", "password", "name", "kind", "country_of_residence", "language")},
+        ),
         ("May", {"fields": ("is_active", "is_staff", "is_superuser")}),
         ("Quotas", {"fields": ("quotas", "usage")}),
         ("Times", {"fields": ("last_login", "date_joined")}),

@@ -26,6 +26,7 @@ from rest_framework.response import Response
 
 from certctrl import disk, errors, jsonbody
 from certctrl.errors import ApiError
+from certctrl.sentences import sentence as _
 from certctrl.turns import LostTurn, Trouble, Wait
 
 log = structlog.get_logger()
@@ -52,7 +53,7 @@ def error_body(refusal: ApiError) -> dict[str, Any]:
         "error": {
             "code": refusal.code,
             "key": refusal.key,
-            "what": refusal.what,
+            "what": str(refusal.what),
             "params": refusal.params,
         },
     }
@@ -88,14 +89,19 @@ def unexpected(exc: BaseException | None) -> ApiError:
         return full
     if isinstance(exc, OperationalError | InterfaceError):
         return errors.Unavailable(
-            "The database is busy or unreachable. The request was not carried out. Send it "
-            "again in a few seconds.",
+            _(
+                "The database is busy or unreachable. The request was not carried out. Send "
+                "it again in a few seconds."
+            ),
             request_id=request_id,
             retry_after=DATABASE_PAUSE,
         )
     return errors.Unexpected(
-        "Internal error. The request was not carried out. Send it again. If that fails too, "
-        f"ask the operator: the server log has the details under {request_id}.",
+        _(
+            "Internal error. The request was not carried out. Send it again. If that fails "
+            "too, ask the operator: the server log has the details under %(request_id)s.",
+            request_id=request_id,
+        ),
         request_id=request_id,
     )
 
@@ -108,27 +114,31 @@ def refusal_of(exc: Exception) -> ApiError | None:
         case exceptions.ValidationError():
             return invalid(exc.detail)
         case exceptions.ParseError() | UnreadablePostError():
-            return errors.MalformedJSON("The body cannot be read. Send JSON in UTF-8.")
+            return errors.MalformedJSON(_("The body cannot be read. Send JSON in UTF-8."))
         case exceptions.UnsupportedMediaType():
             return errors.NotJSON(
-                "The body is not declared as JSON. Send JSON, with the header Content-Type: "
-                "application/json."
+                _(
+                    "The body is not declared as JSON. Send JSON, with the header "
+                    "Content-Type: application/json."
+                )
             )
         case exceptions.NotAuthenticated():
             return errors.NotLoggedIn(
-                "Log in first, or send an API key: Authorization: Bearer ak_..."
+                _("Log in first, or send an API key: Authorization: Bearer ak_...")
             )
         case exceptions.AuthenticationFailed():
             return errors.Unauthorized(str(exc.detail))
         case exceptions.PermissionDenied() | PermissionDenied():
-            return errors.Forbidden("You may not do that. Ask the staff of this server.")
+            return errors.Forbidden(_("You may not do that. Ask the staff of this server."))
         case exceptions.NotFound() | Http404():
-            return errors.NotFound("The object does not exist, or it is not yours. Check its id.")
+            return errors.NotFound(
+                _("The object does not exist, or it is not yours. Check its id.")
+            )
         case exceptions.MethodNotAllowed():
             return errors.MethodNotAllowed(f"{exc.detail}")
         case exceptions.Throttled():
             return errors.RateLimited(
-                "Too many requests. Try again later.",
+                _("Too many requests. Try again later."),
                 retry_after=int(getattr(exc, "wait", None) or 60),
             )
         case RequestDataTooBig():
@@ -150,8 +160,11 @@ def refusal_of(exc: Exception) -> ApiError | None:
 def held(pause: int) -> ApiError:
     """Return the error for a row that a worker holds. It may be free after `pause` seconds."""
     return errors.Unavailable(
-        "The server is working on this object. The request was not completed. Send it again "
-        f"in {pause} seconds.",
+        _(
+            "The server is working on this object. The request was not completed. Send it "
+            "again in %(pause)s seconds.",
+            pause=pause,
+        ),
         retry_after=pause,
     )
 
@@ -162,7 +175,7 @@ def not_understood() -> ApiError:
     Examples are a foreign host name, or a thousand query parameters.
     """
     return errors.Invalid(
-        "The request cannot be understood. Check its host name, its headers and its query."
+        _("The request cannot be understood. Check its host name, its headers and its query.")
     )
 
 
@@ -209,8 +222,11 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
         host = jsonbody.printable(request.META.get("HTTP_HOST", ""))
         return plain_response(
             errors.Invalid(
-                f"The host {host} is not in the setting ALLOWED_HOSTS. Call this server by a host "
-                "in that setting."
+                _(
+                    "The host %(host)s is not in the setting ALLOWED_HOSTS. Call this server "
+                    "by a host in that setting.",
+                    host=host,
+                )
             )
         )
     if not is_api(request):
@@ -223,7 +239,12 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     return plain_response(
-        errors.NotFound(f"There is nothing at this path. See {settings.URL_PREFIX}/apiv1/docs.")
+        errors.NotFound(
+            _(
+                "There is nothing at this path. See %(url_prefix)s/apiv1/docs.",
+                url_prefix=settings.URL_PREFIX,
+            )
+        )
     )
 
 
