@@ -100,6 +100,7 @@ def test_unprintable_parts_are_cleaned_and_a_long_one_is_cut():
 
 
 @pytest.mark.django_db
+@pytest.mark.postgres
 def test_the_database_keeps_a_sentence_with_its_parts(alice: User):
     notice = Notice.objects.create(
         owner=alice,
