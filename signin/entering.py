@@ -76,7 +76,9 @@ class CodeNeeded(errors.SecondFactorNeeded):
     """The first factor was right. `proof` says so, and goes into the page that asks for a code."""
 
     def __init__(self, proof: str) -> None:
-        super().__init__("Type the code that your authenticator app shows, or a recovery code.")
+        super().__init__(
+            "Type the code that your authenticator app shows, or a recovery code.", field="code"
+        )
         self.proof = proof
         self.back = ""  # the page after the sign-in, where the form does not say it
 

@@ -112,7 +112,8 @@ def check(request: HttpRequest, user: User, code: str) -> None:
     if not accepted:
         raise errors.Unauthorized(
             "The code is wrong, or it was used before. Type the code that the app shows now, or a "
-            "recovery code."
+            "recovery code.",
+            field="code",
         )
 
 
