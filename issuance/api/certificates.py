@@ -14,7 +14,7 @@ from issuance.api.attempts import ProgressSerializer, progress
 from issuance.api.preflight import DelegationSerializer
 from issuance.api.rollouts import DeploymentCountsSerializer, counts
 from issuance.challenges import delegation
-from issuance.models import Certificate, Issuance, RenewalInfo
+from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo
 from issuance.renewal import lifetime
 
 
@@ -63,9 +63,17 @@ def note(certificate: Certificate) -> str:
         and not certificate.current
     )
     told = ["Nothing is issued until every CNAME of `delegation` is set."] if waits else []
+    if certificate.current:
+        told.append(_note_on_revocation(certificate.current))
     if certificate.current and (added := certificate.current.added_names):
         told.append(f"The CA added names that were not requested: {', '.join(added)}.")
     return " ".join(filter(None, [*told, _note_on_key(certificate), *lifetime.notes(certificate)]))
+
+
+def _note_on_revocation(version: CertificateVersion) -> str:
+    if not version.revoke_asked_at or version.revoked_at:
+        return ""
+    return f"The CA has not revoked it yet. It is asked again. {version.revoke_error}".strip()
 
 
 def _note_on_key(certificate: Certificate) -> str:
@@ -108,6 +116,8 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
     not_before = serializers.SerializerMethodField()
     not_after = serializers.SerializerMethodField()
     fingerprint_sha256 = serializers.SerializerMethodField()
+    revoke_asked_at = EpochSeconds(source="current.revoke_asked_at", allow_null=True)
+    revoked_at = EpochSeconds(source="current.revoked_at", allow_null=True)
     issuance = serializers.SerializerMethodField()
     delegation = serializers.SerializerMethodField()
     deployment = serializers.SerializerMethodField(
@@ -157,6 +167,8 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
             "not_before",
             "not_after",
             "fingerprint_sha256",
+            "revoke_asked_at",
+            "revoked_at",
             "issuance",
             "delegation",
             "labels",

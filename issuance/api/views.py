@@ -239,7 +239,11 @@ class CertificateViewSet(
     @extend_schema(request=RevokeRequest, responses={202: CertificateSerializer})
     @action(detail=True, methods=["post"])
     def revoke(self, request: Request, **kwargs: Any) -> Response:
-        """Revoke the current version. A worker sends the revocation to the CA later."""
+        """Revoke the current version. A worker sends the revocation to the CA later.
+
+        Until the CA has confirmed it, `status` stays as it is, and `revoke_asked_at` says when it
+        was asked for.
+        """
         certificate = self.get_object()
         reason = parsed(RevokeRequest, request).get("reason", 0)
         services.revoke(certificate, reason, audit.actor_of(request), audit.ip_of(request))
