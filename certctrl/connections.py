@@ -26,6 +26,8 @@ FULL = (
     b"Content-Length: 0\r\nConnection: close\r\n\r\n"
 )
 
+UNREADABLE = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
 log = structlog.get_logger()
 QUIET = logging.getLogger("certctrl.websocket")
 QUIET.setLevel(logging.ERROR)
@@ -182,6 +184,15 @@ class DeviceProtocol(WatchedReader, WebSocketsSansIOProtocol):
     @property
     def waiting(self) -> bool:
         return self.handshake_complete
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # A head that websockets refuses, for example with a body or with a line of more than 8 KiB.
+        # uvicorn neither answers it nor closes the connection.
+        if self.conn.handshake_exc and not self.handshake_initiated:
+            log.info("connection.closed", why="no handshake", client=self.client and self.client[0])
+            self.transport.write(b"".join(self.conn.data_to_send()) or UNREADABLE)
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """Read nothing while the device does not read, so that its pings do not fill the memory."""

@@ -166,6 +166,34 @@ def test_silent_connections_do_not_end_those_of_devices(settings, address, greet
         assert get(address) == b"HTTP/1.1 200 OK"
 
 
+HANDSHAKE = (
+    "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "header", "status"),
+    [
+        ("", "Content-Length: 5", 400),
+        ("", "Transfer-Encoding: chunked", 400),
+        ("?" + "a" * 9000, "X: 1", 414),
+        ("", "X: " + "a" * 9000, 431),
+        ("", "\r\n".join(["X: 1"] * 140), 431),
+    ],
+    ids=["length", "chunked", "long line", "long header", "many headers"],
+)
+def test_a_handshake_that_cannot_be_read_is_answered(server, address, query, header, status):
+    head = f"GET /api/websocket/{DEVICE}{query} HTTP/1.1\r\n{HANDSHAKE}{header}\r\n\r\n"
+    with socket.create_connection(address, timeout=LIMIT) as client:
+        client.sendall(head.encode())
+        got = b""
+        while more := client.recv(65536):
+            got += more
+    assert got.startswith(f"HTTP/1.1 {status} ".encode())
+    until(lambda: not server.server_state.connections, "the end of the connection")
+
+
 @pytest.mark.parametrize("key", ["", "x", "AAAA"])
 def test_a_broken_handshake_is_refused(address, token, key):
     head = f"GET /api/websocket/{DEVICE}?token={token} HTTP/1.1\r\nHost: x\r\n"
