@@ -18,6 +18,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 # request.
 HEAD_WITHIN = 20.0
 READER_EVERY = 20.0  # seconds between two checks of a response that is being read
+MOST_PARTS = 1000  # frames of one message; an empty one has no size that websockets could count
 READER_SPEED = 4096  # bytes per second that a reader must take
 # RFC 9110, section 15.5.9.
 LATE = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -193,6 +194,11 @@ class DeviceProtocol(WatchedReader, WebSocketsSansIOProtocol):
             log.info("connection.closed", why="no handshake", client=self.client and self.client[0])
             self.transport.write(b"".join(self.conn.data_to_send()) or UNREADABLE)
             self.transport.close()
+
+    def handle_cont(self, event: Any) -> None:
+        super().handle_cont(event)
+        if len(self.frames) > MOST_PARTS:
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         """Read nothing while the device does not read, so that its pings do not fill the memory."""

@@ -148,6 +148,16 @@ def test_a_message_of_ten_megabytes_in_pieces_ends_the_connection(greeted, token
     assert ended_by(device, ("x" * 10_000 for _ in range(1000))) in (None, 1009)
 
 
+def test_a_message_of_endless_empty_pieces_ends_the_connection(monkeypatch, greeted, token):
+    monkeypatch.setattr(connections, "MOST_PARTS", 20)
+    device = greeted(token)
+    assert pong(device)
+    assert ended_by(device, ("" for _ in range(100))) is None
+    device = greeted(token)
+    device.send(each for each in ('{"type": "ping", ', '"ts": 1', "}"))
+    assert json.loads(device.recv(LIMIT)) == {"type": "pong", "ts": 1}
+
+
 def test_devices_that_wait_take_no_place_of_other_clients(settings, address, greeted, token):
     settings.MAX_CONNECTIONS = 2
     devices = [greeted(token) for _ in range(hub.MOST_OF_ONE)]
