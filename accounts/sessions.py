@@ -140,6 +140,14 @@ def end(user: User, public_id: str) -> None:
     audit.note(user, "session.ended", f"session:{public_id}")
 
 
+def end_all(user: User) -> int:
+    """End all sessions of the user. Return how many ended."""
+    ended: int = user.sessions.all().delete()[0]
+    if ended:
+        audit.note(user, "session.all_ended", f"user:{user.pk}", sessions=ended)
+    return ended
+
+
 def end_others(request: HttpRequest, user: User) -> int:
     """End all sessions of the user but the one of this request. Return how many ended."""
     mine = digest_of(request.session.session_key or "")

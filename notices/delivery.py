@@ -17,7 +17,7 @@ from certctrl.errors import Conflict
 from certctrl.lanes import Lane
 from certctrl.turns import LostTurn, Trouble, Wait
 from notices import digest, mail, posting
-from notices.models import Delivery
+from notices.models import Delivery, Notice
 
 logger = structlog.get_logger()
 
@@ -62,6 +62,19 @@ def send_again(delivery: Delivery) -> None:
         raise Conflict("Only a delivery that was given up is sent again. A digest is sent whole.")
     delivery.held.update(given_up_at=None)
     audit.note_row(delivery, "delivery.sent_again")
+
+
+def send_notice_again(notice: Notice) -> None:
+    """Try the deliveries of a notice that were given up once more.
+
+    Raise Conflict if none was given up.
+    """
+    given_up = notice.deliveries.filter(given_up_at__isnull=False, digest=None)
+    rows = list(given_up.select_related("owner"))
+    if not rows:
+        raise Conflict(f"No delivery of the notice {notice.pk} was given up.")
+    for row in rows:
+        send_again(row)
 
 
 def _send(delivery: Delivery) -> bool:

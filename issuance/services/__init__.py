@@ -41,6 +41,7 @@ from issuance.services.counting import (
     not_serving,
     of_condition,
     of_owner,
+    soonest,
     summary,
     total,
 )
@@ -116,6 +117,7 @@ __all__ = [
     "sealed",
     "search",
     "set_labels",
+    "soonest",
     "summary",
     "to_folder",
     "total",
