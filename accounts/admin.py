@@ -36,7 +36,10 @@ class UserAdmin(DjangoUserAdmin, ManyRows):  # type: ignore[misc,type-arg]
     indexed_search = ("email",)
     actions = ("lock_out", "let_in", "end_sessions")
     fieldsets = (
-        (None, {"fields": ("email", "password", "name", "kind", "country_of_residence")}),
+        (
+            None,
+            {"fields": ("email", "password", "name", "kind", "country_of_residence", "language")},
+        ),
         (gettext_lazy("May"), {"fields": ("is_active", "is_staff", "is_superuser")}),
         (gettext_lazy("Quotas"), {"fields": ("quotas", "usage")}),
         (gettext_lazy("Times"), {"fields": ("last_login", "date_joined")}),
