@@ -34,7 +34,7 @@ def step_task(step: workflow.Step) -> "Task[Any, Any]":
         later = serve(step, issuance_id)
         given = (self.request.delivery_info or {}).get("priority")
         priority = FIRST if given is None else given
-        links = _links(issuance_id, later.state, priority)[::-1] if later else None
+        links = _links(issuance_id, later.state, priority) if later else None
         # Celery's Ignore drops links too, but it formats a traceback each time.
         self.request.update(chain=links)
 
@@ -65,17 +65,31 @@ def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, priority: int
 
     Return False when the broker is away; the sweep sends them later.
     """
-    first, *rest = _links(issuance_id, state, priority)
-    return send(lambda: first.apply_async(chain=rest[::-1]), issuance=issuance_id)
+    *rest, first = _links(issuance_id, state, priority)
+    task = STEP_TASKS[workflow.STEP_AT[state].name]
+    return send(
+        lambda: task.apply_async(first["args"], chain=rest, **first["options"]),
+        issuance=issuance_id,
+    )
 
 
-def _links(issuance_id: int, state: str, priority: int) -> list[Any]:
-    """Return the steps of the chain. Celery keeps chains with the last link first."""
+def _links(issuance_id: int, state: str, priority: int) -> list[dict[str, Any]]:
+    """Return the steps of the chain as Celery's messages have them, the last link first.
+
+    To make them as signatures takes longer than to send the message.
+    """
     ahead = workflow.STEPS[workflow.STEPS.index(workflow.STEP_AT[state]) :]
-    links = [STEP_TASKS[step.name].si(issuance_id) for step in ahead]
-    for each in links:
-        each.set(expires=settings.RESEND, priority=priority)
-    return links
+    return [
+        {
+            "task": STEP_TASKS[step.name].name,
+            "args": (issuance_id,),
+            "kwargs": {},
+            "options": {"expires": settings.RESEND, "priority": priority},
+            "subtask_type": None,
+            "immutable": True,
+        }
+        for step in reversed(ahead)
+    ]
 
 
 @shared_task(name="issuance.look")
