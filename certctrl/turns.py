@@ -68,6 +68,8 @@ def printable(what: str) -> str:
     accepts a NUL character.
     """
     what = what if len(what) <= MOST_SAID else what[: MOST_SAID - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    if what.isprintable():
+        return what
     return "".join(each if each.isprintable() else " " for each in what)
 
 
