@@ -74,6 +74,8 @@ def printable(what: str) -> str:
         if len(clean) <= MOST_SAID:
             return clean
     what = what if len(what) <= MOST_SAID else what[: MOST_SAID - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    if what.isprintable():
+        return what
     return "".join(each if each.isprintable() else " " for each in what)
 
 

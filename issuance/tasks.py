@@ -4,6 +4,7 @@ A task carries one id. The row says what is to be done, so a message that is los
 changes nothing.
 """
 
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +21,7 @@ from issuance.models import Issuance
 from issuance.renewal import ari
 
 MOST_LOOKS = 20  # batches of one message
+_goes_on = threading.Lock()  # held by the look of this process that goes on
 
 
 def step_task(step: workflow.Step) -> "Task[Any, Any]":
@@ -94,21 +96,27 @@ def _links(issuance_id: int, state: str, priority: int) -> list[dict[str, Any]]:
 
 @shared_task(name="issuance.look")
 def look() -> None:
-    """Look for batches of attempts. Send on those whose records every server shows.
+    """Look for a batch of attempts. Send on those whose records every server shows.
 
-    While more are due, the next batch follows at once. Looks that last long leave threads for
-    others. The sweep then sends this one again.
+    While more are due, one look of this process goes on with the next batch at once. More of them
+    would not be faster, because a look needs a core. A look that lasts long, because servers are
+    silent, leaves room for those that the sweep sends.
     """
-    for _look in range(MOST_LOOKS):
-        try:
-            with lanes.enter(LOOKS):
-                shown = workflow.look()
-        except lanes.Full:
-            return Issuance.objects.put_looks_back()
-        start_all(shown)
-        if stopping.is_set() or not Issuance.objects.needs_look().exists():
-            return None
-    return None
+    goes_on = _goes_on.acquire(blocking=False)
+    try:
+        for _look in range(MOST_LOOKS if goes_on else 1):
+            try:
+                with lanes.enter(LOOKS):
+                    shown = workflow.look()
+            except lanes.Full:
+                return Issuance.objects.put_looks_back()
+            start_all(shown)
+            if stopping.is_set() or not Issuance.objects.needs_look().exists():
+                return None
+        return None
+    finally:
+        if goes_on:
+            _goes_on.release()
 
 
 def start_all(issuance_ids: Iterable[int]) -> None:

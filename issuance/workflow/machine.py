@@ -140,13 +140,11 @@ def run(
     step: Step,
     issuance: Issuance,
     act: Callable[[Issuance], Done] | None = None,
-    pause: Callable[["Step", Issuance, Wait], None] | None = None,
     end: Callable[["Step", Issuance, Done, float], bool] | None = None,
 ) -> bool:
     """Run one turn of a claimed attempt, and write its end. Return True if the next may follow.
 
-    A batch passes its own functions. `act` takes the step, `pause` writes a wait, and `end`
-    writes the end of the step.
+    A batch passes its own functions. `act` takes the step, and `end` writes its end.
     """
     began = clock.monotonic()
     try:
@@ -163,7 +161,7 @@ def run(
             done = (act or step.act)(issuance)
         return (end or settle)(step, issuance, done, clock.monotonic() - began)
     except Wait as wait:
-        _unless_lost(pause or put_back, step, issuance, wait)
+        _unless_lost(put_back, step, issuance, wait)
     except LostTurn:
         after_losing(issuance)
     except Trouble as trouble:
