@@ -29,7 +29,9 @@ IN_LINES = (
 )
 GZIP = b"\x1f\x8b"
 WORDS = {  # the start of json's messages, and our words for them
-    "Expecting property name": "a member's name, in double quotes, is missing",
+    "Expecting property name": (
+        "a member's name, in double quotes, is missing, or there is one comma too many,"
+    ),
     "Expecting ':'": "a colon is missing",
     "Expecting ','": "a comma or a closing bracket is missing",
     "Expecting value": "a value is missing",
