@@ -197,6 +197,13 @@ def test_a_401_says_how_to_authenticate(client_of):
     assert response.headers["WWW-Authenticate"].startswith("Bearer")
 
 
+@pytest.mark.parametrize("token", ["Bearer eyJ.eyJ.x", "Basic eDp5", "ak_x"])
+def test_a_credential_that_is_no_api_key_is_named(client_of, token):
+    response = client_of().get("/apiv1/me/apikeys", HTTP_AUTHORIZATION=token)
+    assert_shape(response, 401, 5104)
+    assert "Authorization has no API key" in response.error["what"]
+
+
 def every_refusal():
     return [
         kind
@@ -252,7 +259,17 @@ COMPLAINTS = [
     (serializers.DictField(), [], "is not an object. Give one: {...}."),
     (serializers.Serializer(), [], "is not an object. Give one: {...}."),
     (serializers.DateField(), "x", "is not a day. Give one: 2030-12-31."),
-    (serializers.DateTimeField(), "x", "is not a time. Give one: 2030-12-31T23:59:59Z."),
+    (
+        serializers.DateTimeField(),
+        "2030-12-31T23:59:59 02:00",
+        "is not a time. Give one: 2030-12-31T23:59:59Z. In a query, write + as %2B.",
+    ),
+    (
+        serializers.DateTimeField(),
+        "9999-12-31T23:59:59-12:00",
+        "is too early or too late. Give another time.",
+    ),
+    (serializers.ListField(min_length=1), [], "is an empty list. Give one entry or more."),
 ]
 
 
