@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from django.db.models import QuerySet, prefetch_related_objects
 
-from authorities import errors
+from authorities import errors, exchanges
 from authorities.base import AuthorizationResource, ChallengeResource
 from authorities.errors import Refused
 from certctrl import clock, lanes
@@ -115,7 +115,10 @@ class Dns01(Challenge):
         credential = issuance.credential
         lane = lane_of_credential(credential) if credential else None
         try:
-            with lanes.enter(lane, issuance.account.owner_id):
+            with (
+                lanes.enter(lane, issuance.account.owner_id),
+                exchanges.about(issuance.account, "present", issuance.pk),
+            ):
                 for record_id in wanted:
                     issuance.breathe()
                     records.publish(record_id)

@@ -1,13 +1,15 @@
 """Show what is left of a CA's limits."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from django.db.models import IntegerField, OuterRef, Subquery
 
 from accounts.models import User
+from authorities import catalog
 from authorities.catalog import LimitKind
 from authorities.models import AcmeAccount
+from certctrl import clock
 from issuance.models import Certificate, LimitBucket, Reservation
 from issuance.ratelimits import charges, queue
 from issuance.ratelimits.charges import Charge
@@ -52,6 +54,19 @@ def scarce(owner: User) -> list[dict[str, Any]]:
     shown = _levels(owner, list(dict.fromkeys(wanted)), MOST_COUNTED)
     known = [each for each in shown if each["capacity"]]
     return sorted(known, key=lambda each: (not each["waiting"], each["left"] / each["capacity"]))
+
+
+def left_of_set(account: AcmeAccount, names: Sequence[str]) -> dict[str, Any] | None:
+    """Return the level of the bucket of exactly these names; None where the CA has no limit."""
+    charge = charges.of_names(account, names)[0]
+    if account.is_private or charge.kind not in catalog.limits_at(charge.ca):
+        return None
+    if found := _levels(account.owner, [charge]):
+        return found[0]
+    limit = catalog.limits_at(charge.ca)[charge.kind]
+    full = {"ca": charge.ca, "kind": charge.kind, "subject": charge.label, "waiting": 0}
+    tokens = {"capacity": limit.capacity, "seconds_for_one": limit.each, "left": limit.capacity}
+    return {**full, **tokens, "next_at": clock.now()}
 
 
 def _levels(

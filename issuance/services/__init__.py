@@ -22,6 +22,8 @@ from issuance.services.bulk import Result, act, action_of, chosen, dry_run
 from issuance.services.canceling import cancel, cancel_attempt
 from issuance.services.certificates import (
     CertificateSpec,
+    SameNames,
+    Stale,
     _answers,
     create_certificate,
     issue_at_private_ca,
@@ -30,6 +32,7 @@ from issuance.services.certificates import (
     new_certificate,
     retire,
     update_certificate,
+    with_names,
 )
 from issuance.services.counting import (
     MOST_COUNTED,
@@ -69,6 +72,8 @@ __all__ = [
     "Idempotency",
     "NotReplaced",
     "Result",
+    "SameNames",
+    "Stale",
     "_answers",
     "act",
     "action_of",
@@ -126,4 +131,5 @@ __all__ = [
     "unassign_from_tag",
     "update_certificate",
     "version_of",
+    "with_names",
 ]
