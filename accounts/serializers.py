@@ -15,7 +15,9 @@ TEN_YEARS = 10 * 365 * 86400
 class PermissionSerializer(serializers.Serializer[Any]):
     obtype = OneOf(sorted(PERMISSIONS))
     obid = serializers.RegexField(
-        r"^(\*|[A-Za-z0-9-]{1,64})\Z", help_text="* or the id of one object"
+        r"^(\*|[A-Za-z0-9-]{1,64})\Z",
+        help_text="* or the id of one object",
+        error_messages={"invalid": "This is no id. Give * or the id of one object."},
     )
     actions = serializers.ListField(
         child=serializers.CharField(max_length=32), min_length=1, max_length=10

@@ -254,9 +254,30 @@ def create_api_key(
 
 
 @transaction.atomic
-def revoke_api_key(key: ApiKey, ip: str | None = None) -> None:
-    """Revoke the key, with immediate effect. Do nothing if it is already revoked."""
-    if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=clock.now()):
-        audit.record(
-            key.owner, key.owner.email, "apikey.revoked", f"apikey:{key.pk}", ip, name=key.name
-        )
+def revoke_api_key(key: ApiKey) -> bool:
+    """Revoke the key, with immediate effect. Return False if it is already revoked."""
+    fresh = ApiKey.objects.filter(pk=key.pk, revoked_at=None)
+    if not fresh.update(revoked_at=clock.now()):
+        return False
+    audit.note_row(key, "apikey.revoked", name=key.name)
+    return True
+
+
+@transaction.atomic
+def lock_out(user: User) -> None:
+    """End the sessions of the user, and accept no sign-in, API key or device of theirs.
+
+    Raise Conflict if the user is locked out already.
+    """
+    if not User.objects.filter(pk=user.pk, is_active=True).update(is_active=False):
+        raise errors.Conflict(f"{user.email} is locked out already.")
+    user.sessions.all().delete()
+    audit.note(user, "user.locked_out", f"user:{user.pk}")
+
+
+@transaction.atomic
+def let_in(user: User) -> None:
+    """Accept the user again. Raise Conflict if the user is not locked out."""
+    if not User.objects.filter(pk=user.pk, is_active=False).update(is_active=True):
+        raise errors.Conflict(f"{user.email} is not locked out.")
+    audit.note(user, "user.let_in", f"user:{user.pk}")

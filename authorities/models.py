@@ -112,7 +112,7 @@ class AcmeAccount(Turns):
 
 
 class Exchange(models.Model):
-    """A request to a CA and its response, kept while debugging is on.
+    """A request to a CA or to a DNS API, and its response, kept while debugging is on.
 
     Keys, signatures and EAB secrets are masked.
     """
@@ -123,6 +123,9 @@ class Exchange(models.Model):
     )
     at = models.DateTimeField(db_index=True)
     step = models.CharField(max_length=16, blank=True)
+    party = models.CharField(
+        max_length=64, blank=True, help_text="the DNS provider; empty for the CA"
+    )
     method = models.CharField(max_length=8)
     url = models.CharField(max_length=500)
     request = models.JSONField(

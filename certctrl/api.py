@@ -119,6 +119,12 @@ register_converter(IdConverter, "id")
 register_converter(UserIdConverter, "user")
 
 
+def refuse_nul(request: Request) -> None:
+    """Raise Invalid for a NUL in the path or the query, because PostgreSQL stores none."""
+    if "\0" in request.path or "%00" in request.META["QUERY_STRING"]:
+        raise errors.Invalid("The path or the query has a NUL character (%00). Remove it.")
+
+
 def refuse_broken_body(request: Request) -> None:
     """Read the body of an unsafe request before the view acts. Call this in `initial()`.
 
@@ -168,6 +174,7 @@ class OwnedMixin(GenericAPIView[Any]):
     other_obtypes: Mapping[str, str] = {}
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        refuse_nul(request)
         super().initial(request, *args, **kwargs)
         own = str(request.user.pk)
         if kwargs.get("user_id", own) != own:

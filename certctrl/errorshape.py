@@ -4,6 +4,7 @@ See docs/reference/api.md.
 """
 
 import math
+import re
 import secrets
 import sys
 from collections.abc import Mapping
@@ -30,6 +31,34 @@ from certctrl.sentences import sentence as _
 from certctrl.turns import LostTurn, Trouble, Wait
 
 log = structlog.get_logger()
+
+# Sentences of Django REST framework, as expressions, and ours. Ours begin after the member's name.
+REWORDED = {
+    r"This field is required\.": "is missing. Add it.",
+    r"This field may not be null\.": "is null. Give a value.",
+    r"This field may not be blank\.": "is empty. Give a value.",
+    r"Not a valid string\.": "is not text. Give a string.",
+    r"A valid integer is required\.": "is not a whole number. Give one.",
+    r"String value too large\.": "is too long for a number. Give a shorter one.",
+    r"Must be a valid boolean\.": "is neither true nor false. Give one of them.",
+    r"Enter a valid email address\.": "is not an e-mail address. Give one: name@example.com.",
+    r"Null characters are not allowed\.": "has a NUL character. Remove it.",
+    r"Value must be valid JSON\.": "is not JSON. Give a text, a number, or an object.",
+    r"Expected a list of items but got type .*": "is not a list. Give one: [...].",
+    r"Expected a dictionary of items but got type .*": "is not an object. Give one: {...}.",
+    r"Invalid data\. Expected a dictionary, but got .*": "is not an object. Give one: {...}.",
+    r"This list may not be empty\.": "is an empty list. Give one entry or more.",
+    r"Ensure this value is less than or equal to (\d+)\.": r"is too large. It is at most \1.",
+    r"Ensure this value is greater than or equal to (\d+)\.": r"is too small. It is at least \1.",
+    r"Ensure this field has no more than (\d+) characters\.": r"is longer than \1 characters.",
+    r"Ensure this field has no more than (\d+) elements\.": r"has more than \1 entries.",
+    r"Ensure this field has at least 1 elements\.": "is an empty list. Give one entry or more.",
+    r"Date has wrong format\. .*": "is not a day. Give one: 2030-12-31.",
+    r"Datetime has wrong format\. .*": (
+        "is not a time. Give one: 2030-12-31T23:59:59Z. In a query, write + as %2B."
+    ),
+    r"Datetime value out of range\.": "is too early or too late. Give another time.",
+}
 
 DATABASE_PAUSE = 5  # seconds until a request that the database did not accept is worth a retry
 LOST_TURN_PAUSE = 2  # seconds until a request that lost its row is worth a retry
@@ -77,7 +106,16 @@ def exception_handler(exc: Exception, context: Mapping[str, Any]) -> Response:
 
     An internal error is logged. Its response has no details.
     """
+    if isinstance(exc, exceptions.MethodNotAllowed):
+        return error_response(wrong_method(context["request"].method, context["view"]))
     return error_response(refusal_of(exc) or unexpected(exc))
+
+
+def wrong_method(method: str, view: Any) -> ApiError:
+    taken = [each for each in view.allowed_methods if each not in ("HEAD", "OPTIONS")]
+    return errors.MethodNotAllowed(
+        f"This path does not take {jsonbody.printable(method)}. Send {' or '.join(taken)}."
+    )
 
 
 def unexpected(exc: BaseException | None) -> ApiError:
@@ -134,12 +172,11 @@ def refusal_of(exc: Exception) -> ApiError | None:
             return errors.NotFound(
                 _("The object does not exist, or it is not yours. Check its id.")
             )
-        case exceptions.MethodNotAllowed():
-            return errors.MethodNotAllowed(f"{exc.detail}")
         case exceptions.Throttled():
+            pause = int(getattr(exc, "wait", None) or 60)
             return errors.RateLimited(
-                _("Too many requests. Try again later."),
-                retry_after=int(getattr(exc, "wait", None) or 60),
+                _("Too many requests. Try again in %(pause)s seconds.", pause=pause),
+                retry_after=pause,
             )
         case RequestDataTooBig():
             return jsonbody.too_large(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
@@ -185,7 +222,14 @@ def invalid(detail: Any) -> ApiError:
     kind = errors.MissingField if complaint.code == "required" else errors.Invalid
     if not field:
         return kind(str(complaint))
-    return kind(f"{field}: {complaint}", field=field)
+    return kind(sentence_about(field, str(complaint)), field=field)
+
+
+def sentence_about(field: str, complaint: str) -> str:
+    for theirs, ours in REWORDED.items():
+        if found := re.fullmatch(theirs, complaint):
+            return f"{field} {found.expand(ours)}"
+    return f"{field}: {complaint}"
 
 
 def first_complaint(detail: Any, path: str) -> tuple[str, exceptions.ErrorDetail]:
@@ -206,7 +250,7 @@ def first_complaint(detail: Any, path: str) -> tuple[str, exceptions.ErrorDetail
 
 # --- Requests without a view ---
 
-API_PATHS = ("/apiv1", "/auth", "/health")
+API_PATHS = ("/apiv1", "/auth", "/health", "/api/")
 
 
 def is_api(request: HttpRequest) -> bool:
@@ -238,14 +282,20 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return plain_response(
-        errors.NotFound(
-            _(
-                "There is nothing at this path. See %(url_prefix)s/apiv1/docs.",
-                url_prefix=settings.URL_PREFIX,
-            )
+    docs = f"{settings.URL_PREFIX}/apiv1/docs"
+    what = _("There is nothing at this path. See %(docs)s.", docs=docs)
+    if request.path_info.startswith("/api/"):
+        what = _(
+            "Devices open a WebSocket here. If this was one, a proxy did not pass on the headers "
+            "Connection and Upgrade. See %(docs)s.",
+            docs=docs,
         )
-    )
+    elif request.path_info.endswith("/"):
+        what = _(
+            "There is nothing at this path. Leave out the slash at its end. See %(docs)s.",
+            docs=docs,
+        )
+    return plain_response(errors.NotFound(what))
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

@@ -145,8 +145,14 @@ class Settings(Page):
 
     def do_remove_factor(self) -> None:
         need_fresh_login(self.request)
-        secondfactor.remove(self.owner)
+        secondfactor.remove(self.owner, self.request)
         self.done(_("The second factor is removed. The password alone signs you in."))
+
+    @sensitive_variables()
+    def do_new_codes(self) -> HttpResponse:
+        need_fresh_login(self.request)
+        codes = secondfactor.renew_codes(self.owner, self.request)
+        return show_codes(self.request, codes)
 
     def do_invite(self) -> None:
         email = self.request.POST.get("invited", "")
@@ -168,6 +174,14 @@ class Language(Page):
         return set_language(request)
 
 
+@sensitive_variables()
+def show_codes(request: HttpRequest, codes: list[str], is_first: bool = False) -> HttpResponse:
+    context = {"here": "settings", "codes": codes, "is_first": is_first}
+    response = show(request, "recovery_codes.html", context)
+    response["Cache-Control"] = "no-store"
+    return response
+
+
 class SecondFactorPage(Page):
     """Add an authenticator app. The secret is on this page until the first code was right."""
 
@@ -187,10 +201,10 @@ class SecondFactorPage(Page):
             secondfactor.start(self.owner)
             return HttpResponseRedirect(reverse("second-factor"))
         try:
-            codes = secondfactor.confirm(self.owner, code)
+            codes = secondfactor.confirm(self.owner, code, request)
         except errors.Invalid as refused:
             return self.page(refused, refused.status)
-        return show(request, "recovery_codes.html", {"here": "settings", "codes": codes})
+        return show_codes(request, codes, is_first=True)
 
     @sensitive_variables()
     def page(self, refused: errors.ApiError | None = None, status: int = 200) -> HttpResponse:

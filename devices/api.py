@@ -227,7 +227,7 @@ class EnrolmentKeyViewSet(
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, **kwargs: Any) -> Response:
-        services.revoke_enrolment_key(self.get_object(), audit.ip_of(request))
+        services.revoke_enrolment_key(self.get_object())
         return Response(status=NO_CONTENT)
 
 

@@ -24,10 +24,10 @@ from devices.installitems import (
     MOST_ITEMS,
     ArgumentsField,
     CommandField,
+    ItemIdField,
     ItemSerializer,
     OpenSerializer,
     optional_text,
-    text,
 )
 from devices.models import Device, InstallPlan
 
@@ -61,7 +61,7 @@ class PatchSerializer(OpenSerializer):
 
     ob_type = OneOf(list(FILES))
     ob_id = serializers.IntegerField(min_value=1, max_value=10**18 - 1)
-    id = text(128, required=False, allow_null=True)
+    id = ItemIdField(required=False, allow_null=True)
     type = OneOf(["copy", "exec", "import_ca"], required=False)
     cmd = CommandField()
     cmd_argv = ArgumentsField()

@@ -64,6 +64,18 @@ def texts(longest: int, most: int, **kwargs: Any) -> serializers.ListField:
     )
 
 
+@extend_schema_field({"oneOf": [{"type": "string", "maxLength": 128}, {"type": "integer"}]})
+class ItemIdField(serializers.CharField):
+    """The id of an item: a text, or a whole number. It is stored as it was sent."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(max_length=128, trim_whitespace=False, **kwargs)
+
+    def run_validation(self, data: Any = empty) -> Any:
+        super().run_validation(data)
+        return data
+
+
 class TargetField(serializers.CharField):
     """An absolute path on the device, or "" for a file that is not written."""
 
@@ -192,9 +204,10 @@ class ItemsSerializer(serializers.ListSerializer[Any]):
             self.fail("large", most=MOST_BYTES)
         depends_on: dict[str, Sequence[str]] = {}
         for item in items:
-            if item["id"] in depends_on:
-                self.fail("twice", id=printable(item["id"]))
-            depends_on[item["id"]] = item.get("depends_on") or ()
+            id = str(item["id"])
+            if id in depends_on:
+                self.fail("twice", id=printable(id))
+            depends_on[id] = [str(each) for each in item.get("depends_on") or ()]
         for id, others in depends_on.items():
             for on in others:
                 if on not in depends_on:
@@ -212,11 +225,13 @@ class ItemSerializer(OpenSerializer):
     Agents write a member that is not set as null, as an empty value, or not at all.
     """
 
-    id = text(128)
+    id = ItemIdField()
     type = OneOf(["copy", "exec", "import_ca"])
     enabled = serializers.BooleanField(required=False, allow_null=True)
     continue_on_error = serializers.BooleanField(required=False, allow_null=True)
-    depends_on = texts(128, MOST_ITEMS)
+    depends_on = serializers.ListField(
+        child=ItemIdField(), required=False, allow_null=True, max_length=MOST_ITEMS
+    )
     tags = texts(64, 20)
     ob_type = OneOf(list(FILES), required=False, allow_null=True, allow_blank=True)
     ob_id = serializers.IntegerField(

@@ -63,9 +63,11 @@ def patched(items: Sequence[Any], patches: Sequence[Mapping[str, Any]]) -> list[
     changed = [dict(item) for item in items]
     for number, patch in enumerate(patches):
         keys = [key for key in ("ob_type", "ob_id", "id") if patch.get(key) is not None]
-        found = [item for item in changed if all(item.get(key) == patch[key] for key in keys)]
+        # An id is the same as a number and as text.
+        names = [str(patch[key]) for key in keys]
+        found = [item for item in changed if [str(item.get(key)) for key in keys] == names]
         if not found:
-            wanted = ", ".join(f"{key} {patch[key]}" for key in keys)
+            wanted = ", ".join(map(" ".join, zip(keys, names, strict=True)))
             raise errors.Invalid(
                 _(
                     "No item of the install plan has %(wanted)s. Read the plan, then send "

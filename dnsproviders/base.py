@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import requests
 
-from certctrl import errors, outgoing
+from certctrl import clock, errors, outgoing, watching
 from certctrl.log import Secret, mask
 from certctrl.sentences import Sentence, with_parts
 from certctrl.sentences import sentence as _
@@ -242,8 +242,10 @@ class Provider(ABC):
 
     # --- For HTTP APIs ---
 
-    def send(self, method: str, url: str, **kwargs: Any) -> requests.Response:
+    def send(self, method: str, url: str, *, action: str = "", **kwargs: Any) -> requests.Response:
         """Make one HTTP call. Return the response, also that of most errors.
+
+        `action` names what the call does, for an API whose path does not say it.
 
         Redirects are not followed, because a POST would become a GET and seem to succeed.
         Raise NotSent while the API limit is used up. Raise ProviderError in these cases:
@@ -255,6 +257,8 @@ class Provider(ABC):
         """
         self.pace.take(needs=1 if self.is_visiting else ratelimit.VISIT)
         self.is_visiting = True
+        began = clock.monotonic()
+        shown = f"{watching.bare(url)} {action}".strip()
         try:
             with self.going_out():
                 response = self.http.request(method, url, allow_redirects=False, **kwargs)
@@ -268,12 +272,19 @@ class Provider(ABC):
                 name=self.name,
                 why=with_parts(why, self.quote),
             )
+            self.tell(method, shown, began, error=what)
             raise ProviderError("dns_unreachable", what) from None
+        self.tell(method, shown, began, status=response.status_code)
         if response.status_code == 429:
             self.pace.pause(outgoing.wait_of(response))
         if response.status_code in (401, 429) or 300 <= response.status_code < 400:
             raise self.refusal(response)
         return response
+
+    def tell(self, method: str, url: str, began: float, **end: Any) -> None:
+        """Tell a call to the function that keeps exchanges (`certctrl/watching.py`)."""
+        owner_id = self.credential.owner_id
+        watching.tell(watching.ApiCall(self.name, owner_id, method, self.quote(url), began, **end))
 
     @contextmanager
     def going_out(self) -> Iterator[None]:

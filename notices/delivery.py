@@ -18,7 +18,7 @@ from certctrl.lanes import Lane
 from certctrl.sentences import sentence as _
 from certctrl.turns import LostTurn, Trouble, Wait
 from notices import digest, mail, posting
-from notices.models import Delivery
+from notices.models import Delivery, Notice
 
 logger = structlog.get_logger()
 
@@ -67,6 +67,19 @@ def send_again(delivery: Delivery) -> None:
     audit.note_row(delivery, "delivery.sent_again")
 
 
+def send_notice_again(notice: Notice) -> None:
+    """Try the deliveries of a notice that were given up once more.
+
+    Raise Conflict if none was given up.
+    """
+    given_up = notice.deliveries.filter(given_up_at__isnull=False, digest=None)
+    rows = list(given_up.select_related("owner"))
+    if not rows:
+        raise Conflict(f"No delivery of the notice {notice.pk} was given up.")
+    for row in rows:
+        send_again(row)
+
+
 def _send(delivery: Delivery) -> bool:
     """Send the delivery. Return False if it is held for a digest instead."""
     if delivery.channel == Delivery.Channel.WEBHOOK:
@@ -85,7 +98,7 @@ def lane_of(channel: str, host: str | None) -> Lane:
     """Return the lane of a delivery: the mail server, or the host of its webhook."""
     if channel == Delivery.Channel.EMAIL:
         return MAIL
-    return Lane(f"hook:{host}", _("the webhook at %(host)s", host=host))
+    return Lane(f"hook:{host}", _("the webhook at %(host)s", host=host), ends_early=True)
 
 
 def _try_again(delivery: Delivery, trouble: Trouble) -> None:

@@ -33,7 +33,7 @@ from accounts.models import User
 from certctrl import clock, errors, outgoing
 from certctrl.sentences import sentence as _
 from certctrl.turns import printable
-from signin import entering
+from signin import entering, secondfactor
 from signin.models import ExternalIdentity
 
 log = structlog.get_logger()
@@ -46,6 +46,10 @@ ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
 LONGEST_SUBJECT = 255  # OpenID Connect Core, section 2
 LEEWAY = 60  # seconds that the provider's clock may differ
 FRESH = 300  # seconds since the provider asked the person again
+# Seconds for which the metadata are kept, whatever their headers ask for.
+MIN_AGE, MAX_AGE = 60.0, 3600.0
+# The metadata of the issuer in this process, and the reading of the clock until which they count.
+_kept: dict[str, tuple[dict[str, Any], float]] = {}
 
 
 class Client(OAuth2Client):  # type: ignore[misc]
@@ -96,14 +100,18 @@ def finish(request: HttpRequest) -> str:
     held = _held(request)
     claims = _claims(request, held)
     user = _user_of(request, claims)
-    if held["again"] and isinstance(request.user, User):
-        _confirm(request, user, claims)
-    else:
-        try:
+    is_again = held["again"] and isinstance(request.user, User)
+    if is_again:
+        _refuse_stale(request, user, claims)
+    try:
+        # With a second factor, its code begins a fresh session. Without one, this session stays.
+        if is_again and not secondfactor.is_on(user):
+            services.confirm_login(request)
+        else:
             entering.finish(request, user, ("oidc",))
-        except entering.CodeNeeded as needed:
-            needed.back = held["next"]
-            raise
+    except entering.CodeNeeded as needed:
+        needed.back = held["next"]
+        raise
     return str(held["next"])
 
 
@@ -239,8 +247,8 @@ def _note(request: HttpRequest, user: User, action: str, **detail: Any) -> None:
     audit.record(user, user.email, action, f"user:{user.pk}", audit.ip_of(request), **detail)
 
 
-def _confirm(request: HttpRequest, user: User, claims: dict[str, Any]) -> None:
-    """Make the session fresh. The provider must say that it asked the same person just now."""
+def _refuse_stale(request: HttpRequest, user: User, claims: dict[str, Any]) -> None:
+    """Raise Unauthorized unless the provider says that it asked the same person just now."""
     if user != request.user:
         raise errors.Unauthorized(_("The provider signed in another person. Sign out first."))
     asked_at = claims.get("auth_time")
@@ -249,23 +257,39 @@ def _confirm(request: HttpRequest, user: User, claims: dict[str, Any]) -> None:
         raise errors.Unauthorized(
             _("The provider did not say that it asked you again. Sign out there, and try again.")
         )
-    services.confirm_login(request)
 
 
 # --- What the provider says ---
 
 
 def _metadata() -> dict[str, Any]:
-    metadata = _get(settings.OIDC_ISSUER.rstrip("/") + DISCOVERY)
-    if metadata.get("issuer") != settings.OIDC_ISSUER:
+    """Return the provider's metadata. They are read again when they are too old."""
+    issuer = settings.OIDC_ISSUER
+    metadata, good_until = _kept.get(issuer, ({}, 0.0))
+    if clock.monotonic() < good_until:
+        return metadata
+    response = _asked(issuer.rstrip("/") + DISCOVERY)
+    metadata = _json_of(response)
+    if metadata.get("issuer") != issuer:
         raise ValueError("the metadata are those of another issuer")
+    age = outgoing.age_of(response)
+    age = MAX_AGE if age is None else min(max(age, MIN_AGE), MAX_AGE)
+    _kept[issuer] = (metadata, clock.monotonic() + age)
     return metadata
 
 
 def _get(address: str, token: str = "") -> dict[str, Any]:
+    return _json_of(_asked(address, token))
+
+
+def _asked(address: str, token: str = "") -> requests.Response:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     response = outgoing.session().get(address, headers=headers)
     response.raise_for_status()
+    return response
+
+
+def _json_of(response: requests.Response) -> dict[str, Any]:
     read = response.json()
     if not isinstance(read, dict):
         raise ValueError("the response is not a JSON object")

@@ -170,6 +170,7 @@ def reset_password(request: HttpRequest, email: str, code: str, password: str) -
         audit.record(
             user, user.email, "user.password_reset", f"user:{user.pk}", audit.ip_of(request)
         )
+        mailedcodes.tell(user, Purpose.PASSWORD, request)
     return user
 
 
@@ -191,6 +192,7 @@ def change_password(request: HttpRequest, user: User, old: str, new: str) -> int
         request.session.save()
         ended = sessions.end_others(request, user)
         audit.note(user, "user.password_changed", f"user:{user.pk}")
+        mailedcodes.tell(user, Purpose.PASSWORD, request)
     return ended
 
 
@@ -224,7 +226,7 @@ def request_new_address(request: HttpRequest, user: User, email: str) -> None:
 
 
 def confirm_new_address(request: HttpRequest, user: User, email: str, code: str) -> None:
-    """Make the address that of the user. Raise Invalid for a wrong code."""
+    """Make the address that of the user, and tell the old one. Raise Invalid for a wrong code."""
     with _counted(request, email):
         row = mailedcodes.spend(Purpose.CHANGE, email, code, user)
     before = user.email
@@ -240,6 +242,7 @@ def confirm_new_address(request: HttpRequest, user: User, email: str, code: str)
                 audit.ip_of(request),
                 email=user.email,
             )
+            mailedcodes.tell(user, Purpose.ADDRESS, request, before)
     except IntegrityError:
         user.email = before
         raise errors.Conflict(

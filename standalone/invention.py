@@ -465,7 +465,7 @@ class Year:
     def report(self, row: Deployment, *, is_rollout: bool) -> None:
         """Write what the device said of its version."""
         assert row.wanted
-        row.wanted_at = row.wanted.not_before
+        row.wanted_serial, row.wanted_at = row.wanted.serial, row.wanted.not_before
         chance = self.random.random()
         if is_rollout and chance < 0.4:
             row.failed_serial, row.failed_at = row.wanted.serial, self.now - timedelta(hours=20)

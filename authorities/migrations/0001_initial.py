@@ -59,6 +59,7 @@ class Migration(migrations.Migration):
                 ('attempt_id', models.BigIntegerField(blank=True, db_index=True, help_text='null while the account is registered', null=True)),
                 ('at', models.DateTimeField(db_index=True)),
                 ('step', models.CharField(blank=True, max_length=16)),
+                ('party', models.CharField(blank=True, help_text='the DNS provider; empty for the CA', max_length=64)),
                 ('method', models.CharField(max_length=8)),
                 ('url', models.CharField(max_length=500)),
                 ('request', models.JSONField(blank=True, help_text='the payload, if requests are saved', null=True)),

@@ -245,7 +245,8 @@ class Aliyun(Provider):
         api = urlsplit(settings.ALIYUN_API_URL)
         query = canonical_query(params)
         headers = self._signed(action, api.netloc.lower(), query)
-        response = self.send("POST", f"{api.scheme}://{api.netloc}/?{query}", headers=headers)
+        url = f"{api.scheme}://{api.netloc}/?{query}"
+        response = self.send("POST", url, action=action, headers=headers)
         answer = self.json_of(response)
         code = str(answer.get("Code") or "")
         if code.startswith(TOO_SOON) or (not response.ok and not code):

@@ -24,7 +24,7 @@ from certctrl import outward
 from certctrl.api import CREATED, NO_CONTENT, CountedThrottle, OwnedMixin, parsed
 from certctrl.errors import Invalid, NotFound
 from certctrl.sentences import sentence as _
-from issuance import preflight, services
+from issuance import preflight, ratelimits, services
 from issuance.api import parsing
 from issuance.api.attempts import (
     AttemptSerializer,
@@ -40,7 +40,11 @@ from issuance.api.certificates import (
     IssuingSerializer,
 )
 from issuance.api.parsing import IDEMPOTENCY_KEY, idempotency
-from issuance.api.preflight import PreflightSerializer, PreflightThrottle
+from issuance.api.preflight import (
+    PreflightOfRequestSerializer,
+    PreflightSerializer,
+    PreflightThrottle,
+)
 from issuance.api.requests import (
     CertificateChange,
     CertificateRequest,
@@ -242,7 +246,11 @@ class CertificateViewSet(
     @extend_schema(request=RevokeRequest, responses={202: CertificateSerializer})
     @action(detail=True, methods=["post"])
     def revoke(self, request: Request, **kwargs: Any) -> Response:
-        """Revoke the current version. A worker sends the revocation to the CA later."""
+        """Revoke the current version. A worker sends the revocation to the CA later.
+
+        Until the CA has confirmed it, `status` stays as it is, and `revoke_asked_at` says when it
+        was asked for.
+        """
         certificate = self.get_object()
         reason = parsed(RevokeRequest, request).get("reason", 0)
         services.revoke(certificate, reason, audit.actor_of(request), audit.ip_of(request))
@@ -276,7 +284,7 @@ class CertificateViewSet(
         ok = not any(each.blocks for each in found)
         return Response(PreflightSerializer({"ok": ok, "findings": found}).data)
 
-    @extend_schema(request=CertificateRequest, responses=PreflightSerializer)
+    @extend_schema(request=CertificateRequest, responses=PreflightOfRequestSerializer)
     @action(
         detail=False, methods=["post"], url_path="preflight", throttle_classes=[PreflightThrottle]
     )
@@ -285,8 +293,14 @@ class CertificateViewSet(
         spec = parsing.spec_of(self.owner, parsed(CertificateRequest, request))
         with outward.for_owner(self.owner.pk):
             found = services.look(self.owner, spec)
-        ok = not any(each.blocks for each in found)
-        return Response(PreflightSerializer({"ok": ok, "findings": found}).data)
+        same = self.get_queryset().filter(pk__in=services.with_names(self.owner, spec.names))
+        answer = {
+            "ok": not any(each.blocks for each in found),
+            "findings": found,
+            "same_names": list(same.values_list("pk", flat=True)),
+            "limit": ratelimits.left_of_set(spec.account, spec.names),
+        }
+        return Response(PreflightOfRequestSerializer(answer).data)
 
     def count(self, throttle: BaseThrottle) -> None:
         """Count a call in a throttle that only some calls of the action need."""

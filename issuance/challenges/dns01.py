@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from django.db.models import QuerySet, prefetch_related_objects
 
-from authorities import errors
+from authorities import errors, exchanges
 from authorities.base import AuthorizationResource, ChallengeResource
 from authorities.errors import Refused
 from certctrl import clock, lanes
@@ -115,7 +115,10 @@ class Dns01(Challenge):
         credential = issuance.credential
         lane = lane_of_credential(credential) if credential else None
         try:
-            with lanes.enter(lane, issuance.account.owner_id):
+            with (
+                lanes.enter(lane, issuance.account.owner_id),
+                exchanges.about(issuance.account, "present", issuance.pk),
+            ):
                 for record_id in wanted:
                     issuance.breathe()
                     records.publish(record_id)
@@ -169,11 +172,12 @@ class Dns01(Challenge):
         denied = max(verdict.denied for _other, verdict in hidden)
         servers = servers_of(issuance, seen)
         fields = {"servers": servers} if servers != issuance.servers else {}
+        patience = issuance.patience()
         # Resolvers deny the record for `denied` seconds. `imposed` moves the deadline by the wait,
         # so that the record loses none of its time.
-        if denied > issuance.patience():
+        if denied > patience:
             raise Wait(min(denied + 1, LONGEST_DENIED), what, imposed=True, fields=fields)
-        raise Wait(issuance.patience(), what, fields=fields)
+        raise Wait(patience, what, fields=fields)
 
     def present_again(self, absent: Sequence[int]) -> None:
         records.unpublish(absent)

@@ -448,7 +448,7 @@ class Migration(migrations.Migration):
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
             ],
             options={
-                'indexes': [models.Index(condition=models.Q(('state', 'waiting')), fields=['lacks'], name='reservations_waiting')],
+                'indexes': [models.Index(condition=models.Q(('state', 'waiting')), fields=['lacks'], name='reservations_waiting'), models.Index(condition=models.Q(('state', 'waiting')), fields=['owner'], name='reservations_of_owner')],
             },
         ),
         migrations.CreateModel(
@@ -494,6 +494,7 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('by_tag', models.BooleanField(default=False, help_text='a tag of the device assigned it; it goes with the tag')),
                 ('assigned_at', models.DateTimeField(auto_now_add=True)),
+                ('wanted_serial', models.CharField(blank=True, max_length=40)),
                 ('wanted_at', models.DateTimeField(blank=True, null=True)),
                 ('fetched_serial', models.CharField(blank=True, max_length=40)),
                 ('fetched_at', models.DateTimeField(blank=True, null=True)),
@@ -511,7 +512,7 @@ class Migration(migrations.Migration):
                 ('wanted', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='wanting', to='issuance.certificateversion')),
             ],
             options={
-                'indexes': [models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at', 'certificate'], name='deployments_to_advance')],
+                'indexes': [models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at', 'certificate'], name='deployments_to_advance'), models.Index(condition=models.Q(('wanted__isnull', False), models.Q(('served_serial', models.F('wanted_serial')), _negated=True)), fields=['-id'], name='deployments_not_served')],
                 'constraints': [models.UniqueConstraint(fields=('certificate', 'device'), name='a_certificate_is_on_a_device_once')],
             },
         ),

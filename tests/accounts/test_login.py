@@ -36,6 +36,7 @@ def test_the_right_password_logs_in_and_sets_the_cookie(login, alice, path, acti
         "data": {"user": {"id": alice.pk, "email": alice.email, "roles": ["user"]}, "to": "/"}
     }
     cookie = response.cookies["cjj365"]
+    assert next(iter(response.cookies)) == "cjj365"
     assert cookie["path"] == "/"
     assert cookie["httponly"]
     assert cookie["samesite"] == "Lax"

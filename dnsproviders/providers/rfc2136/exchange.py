@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import dns.exception
 import dns.message
 import dns.name
+import dns.opcode
 import dns.query
 import dns.rcode
 import dns.tsig
@@ -89,6 +90,19 @@ class NameServer(Provider):
         Of several addresses, only the first that takes the connection is asked. An update without
         an answer may have been carried out. An answer from another address would not show that.
         """
+        method = dns.opcode.to_text(message.opcode())
+        about = " ".join(str(each.name) for each in message.question)
+        url = f"{self.public['server']}:{self._port()} {about}"
+        began = clock.monotonic()
+        try:
+            answer = self._carried(message)
+        except ProviderError as error:
+            self.tell(method, url, began, error=error.what)
+            raise
+        self.tell(method, url, began, headers={"rcode": dns.rcode.to_text(answer.rcode())})
+        return answer
+
+    def _carried(self, message: dns.message.Message) -> dns.message.Message:
         with self.going_out(), self._told_apart():
             addresses = outgoing.resolve(self.public["server"], self._port())
             with connect_to_any(addresses, None) as connection, clock.limit(clock.time_left()):
