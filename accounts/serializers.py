@@ -17,7 +17,7 @@ class PermissionSerializer(serializers.Serializer[Any]):
     obid = serializers.RegexField(
         r"^(\*|[A-Za-z0-9-]{1,64})\Z",
         help_text="* or the id of one object",
-        error_messages={"invalid": "This is no id. Give * or the id of one object."},
+        error_messages={"invalid": gettext_lazy("This is no id. Give * or the id of one object.")},
     )
     actions = serializers.ListField(
         child=serializers.CharField(max_length=32), min_length=1, max_length=10

@@ -270,7 +270,7 @@ def lock_out(user: User) -> None:
     Raise Conflict if the user is locked out already.
     """
     if not User.objects.filter(pk=user.pk, is_active=True).update(is_active=False):
-        raise errors.Conflict(f"{user.email} is locked out already.")
+        raise errors.Conflict(_("%(email)s is locked out already.", email=user.email))
     user.sessions.all().delete()
     audit.note(user, "user.locked_out", f"user:{user.pk}")
 
@@ -279,5 +279,5 @@ def lock_out(user: User) -> None:
 def let_in(user: User) -> None:
     """Accept the user again. Raise Conflict if the user is not locked out."""
     if not User.objects.filter(pk=user.pk, is_active=False).update(is_active=True):
-        raise errors.Conflict(f"{user.email} is not locked out.")
+        raise errors.Conflict(_("%(email)s is not locked out.", email=user.email))
     audit.note(user, "user.let_in", f"user:{user.pk}")

@@ -122,7 +122,7 @@ register_converter(UserIdConverter, "user")
 def refuse_nul(request: Request) -> None:
     """Raise Invalid for a NUL in the path or the query, because PostgreSQL stores none."""
     if "\0" in request.path or "%00" in request.META["QUERY_STRING"]:
-        raise errors.Invalid("The path or the query has a NUL character (%00). Remove it.")
+        raise errors.Invalid(_("The path or the query has a NUL character (%00). Remove it."))
 
 
 def refuse_broken_body(request: Request) -> None:

@@ -114,7 +114,11 @@ def exception_handler(exc: Exception, context: Mapping[str, Any]) -> Response:
 def wrong_method(method: str, view: Any) -> ApiError:
     taken = [each for each in view.allowed_methods if each not in ("HEAD", "OPTIONS")]
     return errors.MethodNotAllowed(
-        f"This path does not take {jsonbody.printable(method)}. Send {' or '.join(taken)}."
+        _(
+            "This path does not take %(method)s. Send %(taken)s.",
+            method=jsonbody.printable(method),
+            taken=" or ".join(taken),
+        )
     )
 
 
@@ -229,7 +233,7 @@ def sentence_about(field: str, complaint: str) -> str:
     for theirs, ours in REWORDED.items():
         if found := re.fullmatch(theirs, complaint):
             return f"{field} {found.expand(ours)}"
-    return f"{field}: {complaint}"
+    return _("%(field)s: %(complaint)s", field=field, complaint=complaint)
 
 
 def first_complaint(detail: Any, path: str) -> tuple[str, exceptions.ErrorDetail]:

@@ -75,7 +75,7 @@ def send_notice_again(notice: Notice) -> None:
     given_up = notice.deliveries.filter(given_up_at__isnull=False, digest=None)
     rows = list(given_up.select_related("owner"))
     if not rows:
-        raise Conflict(f"No delivery of the notice {notice.pk} was given up.")
+        raise Conflict(_("No delivery of the notice %(pk)s was given up.", pk=notice.pk))
     for row in rows:
         send_again(row)
 

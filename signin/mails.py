@@ -1,4 +1,4 @@
-"""The mails with a code, in the language of the request, and the turn that sends one."""
+"""The mails about an account, in the language of its request or its user, and their turn."""
 
 from datetime import timedelta
 

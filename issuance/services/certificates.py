@@ -175,8 +175,11 @@ def with_names(owner: User, names: Collection[str]) -> list[int]:
 def _refuse_same_names(owner: User, spec: CertificateSpec) -> None:
     if found := with_names(owner, spec.names):
         raise SameNames(
-            f"Certificate {found[0]} has exactly these names. Renew it, or confirm that you want"
-            " a second one."
+            _(
+                "Certificate %(pk)s has exactly these names. Renew it, or confirm that you want a "
+                "second one.",
+                pk=found[0],
+            )
         )
 
 
@@ -288,8 +291,12 @@ class Stale(Conflict):
 
     def __init__(self, domain: str, columns: Sequence[str]) -> None:
         super().__init__(
-            f"The settings of {domain} changed meanwhile: {', '.join(columns)}."
-            " Read them again, then send the change again."
+            _(
+                "The settings of %(domain)s changed meanwhile: %(columns)s. Read them again, then "
+                "send the change again.",
+                domain=domain,
+                columns=", ".join(columns),
+            )
         )
         self.columns = columns
 

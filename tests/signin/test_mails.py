@@ -78,8 +78,9 @@ def test_an_operators_change_is_told_as_one(alice, factor, sent):
     assert "An operator of this server did it" in mail
 
 
-def test_a_mail_is_in_the_language_of_the_request(request_of, alice, factor, sent):
-    secondfactor.remove(alice, request_of("zh-hans"))
+def test_a_mail_about_a_change_is_in_the_language_of_its_user(request_of, alice, factor, sent):
+    alice.language = "zh-hans"
+    secondfactor.remove(alice, request_of("en"))
     (mail,) = sent()
     assert "\N{IDEOGRAPHIC FULL STOP}" in mail
 
