@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.utils.translation import gettext_lazy
 from rest_framework import serializers
 
 from accounts.models import ApiKey, SavedView
@@ -23,7 +24,7 @@ class PermissionSerializer(serializers.Serializer[Any]):
     )
 
     default_error_messages = {
-        "unknown": "There is no action {action} on {obtype}. Choose one of {known}."
+        "unknown": gettext_lazy("There is no action {action} on {obtype}. Choose one of {known}.")
     }
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:

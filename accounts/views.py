@@ -66,7 +66,7 @@ class ApiKeyViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewS
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, **kwargs: Any) -> Response:
-        services.revoke_api_key(self.get_object(), ip=audit.ip_of(request))
+        services.revoke_api_key(self.get_object())
         return Response(status=204)
 
 

@@ -27,6 +27,7 @@ from rest_framework.response import Response
 
 from certctrl import disk, errors, jsonbody
 from certctrl.errors import ApiError
+from certctrl.sentences import sentence as _
 from certctrl.turns import LostTurn, Trouble, Wait
 
 log = structlog.get_logger()
@@ -81,7 +82,7 @@ def error_body(refusal: ApiError) -> dict[str, Any]:
         "error": {
             "code": refusal.code,
             "key": refusal.key,
-            "what": refusal.what,
+            "what": str(refusal.what),
             "params": refusal.params,
         },
     }
@@ -126,14 +127,19 @@ def unexpected(exc: BaseException | None) -> ApiError:
         return full
     if isinstance(exc, OperationalError | InterfaceError):
         return errors.Unavailable(
-            "The database is busy or unreachable. The request was not carried out. Send it "
-            "again in a few seconds.",
+            _(
+                "The database is busy or unreachable. The request was not carried out. Send "
+                "it again in a few seconds."
+            ),
             request_id=request_id,
             retry_after=DATABASE_PAUSE,
         )
     return errors.Unexpected(
-        "Internal error. The request was not carried out. Send it again. If that fails too, "
-        f"ask the operator: the server log has the details under {request_id}.",
+        _(
+            "Internal error. The request was not carried out. Send it again. If that fails "
+            "too, ask the operator: the server log has the details under %(request_id)s.",
+            request_id=request_id,
+        ),
         request_id=request_id,
     )
 
@@ -146,26 +152,31 @@ def refusal_of(exc: Exception) -> ApiError | None:
         case exceptions.ValidationError():
             return invalid(exc.detail)
         case exceptions.ParseError() | UnreadablePostError():
-            return errors.MalformedJSON("The body cannot be read. Send JSON in UTF-8.")
+            return errors.MalformedJSON(_("The body cannot be read. Send JSON in UTF-8."))
         case exceptions.UnsupportedMediaType():
             return errors.NotJSON(
-                "The body is not declared as JSON. Send JSON, with the header Content-Type: "
-                "application/json."
+                _(
+                    "The body is not declared as JSON. Send JSON, with the header "
+                    "Content-Type: application/json."
+                )
             )
         case exceptions.NotAuthenticated():
             return errors.NotLoggedIn(
-                "Log in first, or send an API key: Authorization: Bearer ak_..."
+                _("Log in first, or send an API key: Authorization: Bearer ak_...")
             )
         case exceptions.AuthenticationFailed():
             return errors.Unauthorized(str(exc.detail))
         case exceptions.PermissionDenied() | PermissionDenied():
-            return errors.Forbidden("You may not do that. Ask the staff of this server.")
+            return errors.Forbidden(_("You may not do that. Ask the staff of this server."))
         case exceptions.NotFound() | Http404():
-            return errors.NotFound("The object does not exist, or it is not yours. Check its id.")
+            return errors.NotFound(
+                _("The object does not exist, or it is not yours. Check its id.")
+            )
         case exceptions.Throttled():
             pause = int(getattr(exc, "wait", None) or 60)
             return errors.RateLimited(
-                f"Too many requests. Try again in {pause} seconds.", retry_after=pause
+                _("Too many requests. Try again in %(pause)s seconds.", pause=pause),
+                retry_after=pause,
             )
         case RequestDataTooBig():
             return jsonbody.too_large(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
@@ -186,8 +197,11 @@ def refusal_of(exc: Exception) -> ApiError | None:
 def held(pause: int) -> ApiError:
     """Return the error for a row that a worker holds. It may be free after `pause` seconds."""
     return errors.Unavailable(
-        "The server is working on this object. The request was not completed. Send it again "
-        f"in {pause} seconds.",
+        _(
+            "The server is working on this object. The request was not completed. Send it "
+            "again in %(pause)s seconds.",
+            pause=pause,
+        ),
         retry_after=pause,
     )
 
@@ -198,7 +212,7 @@ def not_understood() -> ApiError:
     Examples are a foreign host name, or a thousand query parameters.
     """
     return errors.Invalid(
-        "The request cannot be understood. Check its host name, its headers and its query."
+        _("The request cannot be understood. Check its host name, its headers and its query.")
     )
 
 
@@ -252,8 +266,11 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
         host = jsonbody.printable(request.META.get("HTTP_HOST", ""))
         return plain_response(
             errors.Invalid(
-                f"The host {host} is not in the setting ALLOWED_HOSTS. Call this server by a host "
-                "in that setting."
+                _(
+                    "The host %(host)s is not in the setting ALLOWED_HOSTS. Call this server "
+                    "by a host in that setting.",
+                    host=host,
+                )
             )
         )
     if not is_api(request):
@@ -265,15 +282,20 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    what = "There is nothing at this path."
+    docs = f"{settings.URL_PREFIX}/apiv1/docs"
+    what = _("There is nothing at this path. See %(docs)s.", docs=docs)
     if request.path_info.startswith("/api/"):
-        what = (
+        what = _(
             "Devices open a WebSocket here. If this was one, a proxy did not pass on the headers "
-            "Connection and Upgrade."
+            "Connection and Upgrade. See %(docs)s.",
+            docs=docs,
         )
     elif request.path_info.endswith("/"):
-        what = "There is nothing at this path. Leave out the slash at its end."
-    return plain_response(errors.NotFound(f"{what} See {settings.URL_PREFIX}/apiv1/docs."))
+        what = _(
+            "There is nothing at this path. Leave out the slash at its end. See %(docs)s.",
+            docs=docs,
+        )
+    return plain_response(errors.NotFound(what))
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

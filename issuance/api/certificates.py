@@ -9,6 +9,8 @@ from rest_framework import serializers
 from authorities import pki
 from certctrl.api import EpochSeconds
 from certctrl.schema import OPTIONAL
+from certctrl.sentences import joined
+from certctrl.sentences import sentence as _
 from issuance import ratelimits
 from issuance.api.attempts import ProgressSerializer, progress
 from issuance.api.preflight import DelegationSerializer
@@ -62,28 +64,33 @@ def note(certificate: Certificate) -> str:
         and not certificate.verified
         and not certificate.current
     )
-    told = ["Nothing is issued until every CNAME of `delegation` is set."] if waits else []
+    told: list[str] = []
+    if waits:
+        told.append(_("Nothing is issued until every CNAME of `delegation` is set."))
     if certificate.current:
         told.append(_note_on_revocation(certificate.current))
     if certificate.current and (added := certificate.current.added_names):
-        told.append(f"The CA added names that were not requested: {', '.join(added)}.")
+        told.append(
+            _("The CA added names that were not requested: %(added)s.", added=", ".join(added))
+        )
     return " ".join(filter(None, [*told, _note_on_key(certificate), *lifetime.notes(certificate)]))
 
 
 def _note_on_revocation(version: CertificateVersion) -> str:
     if not version.revoke_asked_at or version.revoked_at:
         return ""
-    return f"The CA has not revoked it yet. It is asked again. {version.revoke_error}".strip()
+    asked = _("The CA has not revoked it yet. It is asked again.")
+    return joined(" ", filter(None, [asked, version.revoke_error]))
 
 
 def _note_on_key(certificate: Certificate) -> str:
     if certificate.server_decrypt_export or _is_assigned(certificate):
         return ""
     if certificate.key_policy == "DEVICE_REQUIRED":
-        return "Nothing is issued until a device is assigned (DEVICE_REQUIRED)."
+        return _("Nothing is issued until a device is assigned (DEVICE_REQUIRED).")
     if certificate.key_policy == "MASTER_ONLY":
-        return "Nobody can fetch the key yet. Set server_decrypt_export to true."
-    return "Nobody can fetch the key yet. Assign a device, or set server_decrypt_export to true."
+        return _("Nobody can fetch the key yet. Set server_decrypt_export to true.")
+    return _("Nobody can fetch the key yet. Assign a device, or set server_decrypt_export to true.")
 
 
 def _is_assigned(certificate: Certificate) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.utils.translation import gettext_lazy
 from rest_framework import serializers
 
 from authorities.requests import MOST_SECONDS, agree
@@ -73,7 +74,9 @@ class CertificateRequest(serializers.Serializer[Any]):
         allow_blank=True,
         help_text="sent if the CA's directory lists it",
         error_messages={
-            "invalid": "A profile has at most 64 letters, digits, - and _, such as shortlived."
+            "invalid": gettext_lazy(
+                "A profile has at most 64 letters, digits, - and _, such as shortlived."
+            )
         },
     )
     preferred_chain = serializers.CharField(

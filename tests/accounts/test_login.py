@@ -178,6 +178,7 @@ def test_status_names_the_user_that_is_logged_in(client_of, login, alice):
             "email": alice.email,
             "roles": ["user"],
             "country_of_residence": "",
+            "language": "en",
         }
         assert client.get("/auth/status").body == {
             "data": {

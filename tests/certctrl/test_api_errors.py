@@ -1,6 +1,7 @@
 """Every error has the shape {"error": {"code", "key", "what", "params"}}."""
 
 import json
+import re
 
 import pytest
 from django.db import InterfaceError, OperationalError
@@ -284,3 +285,27 @@ def test_too_many_requests_are_told_when_to_come_again():
     response = errorshape.exception_handler(Throttled(wait=7.2), {})
     assert response.data["error"]["what"] == "Too many requests. Try again in 8 seconds."
     assert response.headers["Retry-After"] == "8"
+
+
+def test_an_error_is_in_the_language_that_the_request_accepts(client_of, alice):
+    path = "/apiv1/me/apikeys/999"
+    plain = client_of(alice).get(path).error
+    assert plain["what"] == "You have no API key 999. Check the id."
+    chinese = client_of(alice).get(path, HTTP_ACCEPT_LANGUAGE="zh-CN,zh;q=0.9,en;q=0.8").error
+    assert chinese["what"] == "您没有编号为 999 的 API key。请检查编号。"
+    assert chinese | {"what": ""} == plain | {"what": ""}
+    assert client_of(alice).get(path, HTTP_ACCEPT_LANGUAGE="de").error == plain
+
+
+def test_the_language_of_a_request_ends_with_it(client_of, alice):
+    path = "/apiv1/nothing"
+    assert "没有内容" in client_of(alice).get(path, HTTP_ACCEPT_LANGUAGE="zh").error["what"]
+    assert client_of(alice).get(path).error["what"].startswith("There is nothing at this path.")
+
+
+def test_a_serializer_speaks_the_language_of_the_request_too(client_of, alice):
+    refused = client_of(alice).post(
+        "/apiv1/me/webhooks", {"kinds": ["x"]}, HTTP_ACCEPT_LANGUAGE="zh-Hans"
+    )
+    assert refused.status_code == 400
+    assert re.search(r"[\u4e00-\u9fff]", refused.error["what"])
