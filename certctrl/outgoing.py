@@ -27,8 +27,9 @@ import urllib3
 from django.conf import settings
 from django.utils.translation import gettext_noop
 from requests.adapters import HTTPAdapter
+from requests.cookies import extract_cookies_to_jar
 from requests.structures import CaseInsensitiveDict
-from requests.utils import get_environ_proxies, select_proxy
+from requests.utils import get_encoding_from_headers, get_environ_proxies, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from certctrl import clock, outward
@@ -85,6 +86,8 @@ MAX_AGE = re.compile(r"(?:^|[\s,])max-age=\"?(\d{1,12})")
 MAX_IDLE = 30.0  # seconds: middleboxes silently drop older connections
 KEPT_CONNECTIONS = 32  # per host and process
 PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+# requests would prepare such a URL, and change nothing.
+PREPARED = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?/[A-Za-z0-9._~/-]*")
 # Headers that a redirect to another host keeps. All others are dropped, because a credential can be
 # in a header of any name.
 CARRIED = frozenset(
@@ -192,8 +195,9 @@ class GuardedAdapter(HTTPAdapter):
     def build_connection_pool_key_attributes(
         self, request: Any, verify: Any, cert: Any = None
     ) -> Any:
-        host, tls = super().build_connection_pool_key_attributes(request, True, cert)
-        return host, tls | {"ssl_context": self.context}
+        parts = urlsplit(request.url)
+        host = {"scheme": parts.scheme, "host": parts.hostname, "port": parts.port}
+        return host, {"cert_reqs": "CERT_REQUIRED", "ssl_context": self.context}
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Do nothing, because the SSL context verifies.
@@ -203,7 +207,13 @@ class GuardedAdapter(HTTPAdapter):
 
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> Answer:
         answer = Answer()
-        answer.__dict__.update(super().build_response(req, resp).__dict__)
+        answer.status_code, answer.reason = resp.status, resp.reason
+        answer.headers = CaseInsensitiveDict(resp.headers)
+        answer.encoding = get_encoding_from_headers(answer.headers)
+        answer.raw, answer.url, answer.request = resp, str(req.url), req
+        answer.connection = self  # type: ignore[attr-defined]
+        if "Set-Cookie" in answer.headers:
+            extract_cookies_to_jar(answer.cookies, req, resp)
         return answer
 
     def send(
@@ -379,7 +389,7 @@ def _sent(
     began = clock.monotonic()
     url = str(request.url)
     proxies = _proxies_for(url)
-    address = literal(host) if select_proxy(url, proxies) else None
+    address = literal(host) if proxies and select_proxy(url, proxies) else None
     # A proxy resolves names itself, so only a literal address can be checked here.
     if address:
         check_address(address, host, _port_of(url))
@@ -403,7 +413,10 @@ def call(method: str, url: str, body: str | None, headers: Mapping[str, str]) ->
     request = requests.PreparedRequest()
     request.method = method
     try:
-        request.prepare_url(url, None)
+        if PREPARED.fullmatch(url):
+            request.url = url
+        else:
+            request.prepare_url(url, None)
     except (OSError, ValueError) as exc:
         raise _told(exc, "") from None
     request.headers = CaseInsensitiveDict({**headers, "User-Agent": USER_AGENT})

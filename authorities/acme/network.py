@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
@@ -56,6 +56,10 @@ class Connection:
     nonces: list[str] = field(default_factory=list)
     directory: Directory | None = None  # None: read it before the next use
     good_until: float = 0.0  # a reading of `clock.monotonic()`
+
+    @cached_property
+    def home(self) -> str:
+        return _host_of(self.directory_url)
 
     @property
     def host(self) -> str:
@@ -208,7 +212,7 @@ class Network:
         Raise it also for http when the directory is https.
         """
         directory_url = self.connection.directory_url
-        host, home = hosts = [_host_of(each) for each in (url, directory_url)]
+        host, home = hosts = _host_of(url), self.connection.home
         if host and _is_https(directory_url) and not _is_https(url):
             what = _(
                 "%(label)s sent an http address at %(host)s, although its directory is "

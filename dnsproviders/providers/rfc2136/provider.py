@@ -228,11 +228,14 @@ class RFC2136(NameServer):
     def cleanup(self, record: TxtRecord) -> int:
         """Send an update that removes the record.
 
-        A question comes first, because the answer to an update does not say what was removed. The
-        update is left out only when the key's own view does not have the record.
+        One update is enough where the record is the only one of its name. Otherwise a question
+        comes first, because the answer to an update does not say what was removed. The update is
+        left out only when the key's own view does not have the record.
         Return 1 for the update, also when the server does not say whether the record exists.
         Return 0 when it says that the record does not exist.
         """
+        if self._removes_the_only_one(record):
+            return 1
         try:
             answer, is_proper = self._answer_to(_query(_owner(record), dns.rdatatype.TXT))
         except NoAnswer:
@@ -249,6 +252,14 @@ class RFC2136(NameServer):
         update.delete(_owner(record), _rdata(record))
         self._change(update, record)
         return 0 if is_told and not is_there else 1
+
+    def _removes_the_only_one(self, record: TxtRecord) -> bool:
+        """Remove the record if its name has no other TXT record. Return whether it was removed."""
+        update = _update(record)
+        # The whole set must be this record (RFC 2136, section 2.4.2).
+        update.present(_owner(record), _rdata(record))
+        update.delete(_owner(record), _rdata(record))
+        return self._ask(update).rcode() == dns.rcode.NOERROR
 
     def check(self) -> None:
         """Ask the server a signed question, to check the key.
