@@ -42,11 +42,16 @@ ALL_DUE = (
     " wake_at = now() FROM issuance_certificate AS certificate"
     " WHERE certificate.id = certificate_id AND order_url LIKE %s"
 )
-SNAPSHOT = "CREATE TABLE seen AS SELECT id, wake_at FROM issuance_issuance WHERE order_url LIKE %s"
-LOOKED_AT = (
-    "SELECT count(*) FROM issuance_issuance AS now JOIN seen USING (id)"
-    " WHERE now.holder = '' AND now.wake_at > seen.wake_at"
+SNAPSHOT = (
+    "CREATE TABLE seen AS SELECT id, wake_at, false AS looked FROM issuance_issuance"
+    " WHERE order_url LIKE %s"
 )
+# An attempt may be in its second look already, so those that had one are marked.
+MARK = (
+    "UPDATE seen SET looked = true FROM issuance_issuance AS now WHERE now.id = seen.id"
+    " AND NOT looked AND now.holder = '' AND now.wake_at > seen.wake_at"
+)
+LOOKED_AT = "SELECT count(*) FROM seen WHERE looked"
 ORDERED_AGAIN = (
     "SELECT count(*) FROM issuance_issuance JOIN seen USING (id) WHERE order_url NOT LIKE %s"
 )
@@ -114,7 +119,11 @@ class Crowd:
     def until_looked_at(self, number: int) -> int:
         """Wait until `number` attempts had a look, or for PATIENCE. Return how many had one."""
         with contextlib.suppress(AssertionError):
-            until(lambda: self.count(LOOKED_AT) >= number, PATIENCE, "the looks", every=0.5)
+            until(lambda: self.looked_at() >= number, PATIENCE, "the looks", every=1.0)
+        return self.looked_at()
+
+    def looked_at(self) -> int:
+        self.execute((MARK, ()))
         return self.count(LOOKED_AT)
 
     def waiting(self) -> None:

@@ -51,9 +51,9 @@ def wake(records: TxtRecordQuerySet, at: datetime | None = None) -> None:
     records.in_the_zone().filter(holder="").update(wake_at=wake_at, queued_at=None)
 
 
-def keep(needed: QuerySet[TxtRecord], now: datetime) -> None:
-    """Let records rest that are needed, except those that a worker holds."""
-    needed.filter(holder="").update(wake_at=now + NEEDED_REST, queued_at=None)
+def keep(needed: QuerySet[TxtRecord], now: datetime) -> int:
+    """Let records rest that are needed, except those that a worker holds. Return how many."""
+    return needed.filter(holder="").update(wake_at=now + NEEDED_REST, queued_at=None)
 
 
 def unpublish(record_ids: Sequence[int]) -> None:

@@ -26,8 +26,6 @@ State = Issuance.State
 AGAIN = 100
 # Messages of looks that are on their way at once. Each looks at batches until none is due.
 LOOKS = 4
-# Attempts that a dead worker left behind and that one sweep sends a look of their own.
-LEFT_BEHIND = 1000
 # Messages of attempts that go on at once, beyond those of all others. Many new attempts do not hold
 # them up.
 MORE_BEGUN = dispatch.SHARE
@@ -130,30 +128,27 @@ def choose(now: datetime) -> list[Candidate]:
     choice.take(rest, choice.room, fairly=True)
     choice.take(rest, choice.room, fairly=False)
     choice.take(every.filter(again), AGAIN - choice.again, fairly=False)
-    return [*choice.chosen.values(), *left_behind(now)]
+    return list(choice.chosen.values())
 
 
-def left_behind(now: datetime) -> list[Candidate]:
-    """Return the due attempts that a worker left behind when it died during a look.
+def to_look_at(now: datetime) -> tuple[list[int], list[Candidate]]:
+    """Return one due attempt for each message of a look, and those with a look of their own.
 
-    Each gets a look of its own. It may have killed the worker, and in a batch the death would count
-    for all rows.
+    A message is sent for each 500 attempts that are due, those that are due longest. At most LOOKS
+    are on their way. One that is older than the lease of a look is lost, or waits behind others.
+
+    An attempt that a worker left behind gets a look of its own. It may have killed the worker, and
+    in a batch the death would count for all rows.
     """
-    held = Issuance.objects.filter(state=State.PRESENTED).exclude(holder="")
-    return list(_candidates(held.sendable(now), LEFT_BEHIND))
-
-
-def looks(now: datetime) -> list[int]:
-    """Return one due attempt for each message of a look, the longest waiting first.
-
-    A message is sent for each 500 attempts that are due. At most LOOKS are on their way, as long as
-    they are no older than the turn of a look. An older one is lost, or a worker is busy with it.
-    """
-    shared = Issuance.objects.filter(state=State.PRESENTED, holder="")
+    waiting = Issuance.objects.filter(state=State.PRESENTED)
+    due = waiting.sendable(now).order_by("wake_at").values_list("id", "holder")
+    oldest = list(due[: LOOKS * workflow.BATCH])
     lately = now - timedelta(seconds=workflow.LEASE)
-    most = LOOKS - shared.on_their_way().filter(queued_at__gte=lately).count()
-    due = shared.sendable(now).order_by("wake_at").values_list("id", flat=True)
-    return list(due[: max(0, most) * workflow.BATCH])[:: workflow.BATCH]
+    sent = waiting.on_their_way().filter(holder="", queued_at__gte=lately).count()
+    shared = [pk for pk, holder in oldest if not holder][: max(0, LOOKS - sent) * workflow.BATCH]
+    left_behind = [pk for pk, holder in oldest if holder]
+    alone = _candidates(waiting.filter(pk__in=left_behind), len(left_behind))
+    return shared[:: workflow.BATCH], list(alone) if left_behind else []
 
 
 def _candidates(due: QuerySet[Issuance], most: int) -> Iterator[Candidate]:

@@ -121,7 +121,8 @@ def admit_issuances(now: datetime) -> None:
     due = Issuance.objects.sendable(now)
     if not due.exists():
         return None
-    chosen, looks = admission.choose(now), admission.looks(now)
+    looks, left_behind = admission.to_look_at(now)
+    chosen = [*admission.choose(now), *left_behind]
     ids = [*looks, *(each.id for each in chosen)]
     mark(due, ids)
     for _ in looks:
@@ -136,12 +137,11 @@ def admit_issuances(now: datetime) -> None:
 def admit_cleanups(now: datetime) -> None:
     """Send a cleanup for each due record that no attempt needs.
 
-    One UPDATE moves `wake_at` of the needed records to a later time.
+    One UPDATE moves `wake_at` of the needed records to a later time. While that finds many, more
+    may be needed, and the next sweep goes on.
     """
-    due = TxtRecord.objects.sendable(now)
-    if not due.exists():
+    if txtrecords.keep_needed(TxtRecord.objects.sendable(now), now) == txtrecords.MOST_KEPT:
         return
-    txtrecords.keep_needed(due, now)
     columns = [f"credential{each}" for each in ("__provider", "__party", "", "__owner")]
     dispatch.admit(TxtRecord.objects.all(), now, tasks.cleanup, registry.lane_of, *columns)
 

@@ -14,6 +14,8 @@ from issuance.models import Authorization, Issuance
 
 # Records that the worker of an attempt removes, without a message. Others remove the rest.
 MOST_AT_ONCE = 4
+# Records that are kept at once. A statement about all of a hundred thousand would stop the sweep.
+MOST_KEPT = 2000
 
 
 def records_of(issuance: Issuance) -> TxtRecordQuerySet:
@@ -51,9 +53,13 @@ def _needed(pk: Parameter) -> QuerySet[TxtRecord, Any]:
     return needed_records(TxtRecord.objects.filter(pk=pk)).values_list("pk")
 
 
-def keep_needed(due: QuerySet[TxtRecord], now: datetime) -> None:
-    """Move `wake_at` of the due records that an attempt needs. This takes one UPDATE."""
-    records.keep(needed_records(due), now)
+def keep_needed(due: QuerySet[TxtRecord], now: datetime) -> int:
+    """Move `wake_at` of those due records that an attempt needs, in one UPDATE.
+
+    Only the MOST_KEPT that are due longest are looked at. Return how many were moved.
+    """
+    oldest = list(due.order_by("wake_at").values_list("pk", flat=True)[:MOST_KEPT])
+    return records.keep(needed_records(TxtRecord.objects.filter(pk__in=oldest)), now)
 
 
 def left_by(issuance_id: int) -> list[int]:

@@ -18,6 +18,7 @@ from issuance.beat.due import WITH_TURNS
 from issuance.challenges import txtrecords
 from issuance.models import CertificateVersion, Issuance, IssuanceEvent, names_key
 from issuance.workflow import batch
+from tests.fakes import waiting
 
 pytestmark = pytest.mark.django_db
 
@@ -272,6 +273,19 @@ def test_a_record_is_needed_by_name_and_value_whatever_the_credential(
     assert txtrecords.is_needed(twin)
     other = TxtRecord.objects.create(credential=credential, name=record.name, value="another")
     assert not txtrecords.is_needed(other)
+
+
+def test_many_needed_records_are_kept_in_several_sweeps(world, account, credential, monkeypatch):
+    monkeypatch.setattr(txtrecords, "MOST_KEPT", 2)
+    names = [f"host{number}.example.com" for number in range(5)]
+    waiting.attempts(account, credential, names, world.time - timedelta(minutes=10))
+    due = TxtRecord.objects.filter(wake_at__lte=world.time)
+    left = []
+    for _ in range(3):
+        sweep.sweep.run()
+        left.append(due.count())
+    assert left == [3, 1, 0]
+    assert world.sent.count("issuance.cleanup") == 0
 
 
 @pytest.mark.slow
