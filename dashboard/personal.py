@@ -12,8 +12,10 @@ from django.utils.safestring import mark_safe
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from django.views.decorators.debug import sensitive_variables
+from django.views.i18n import set_language
 
 from accounts import sessions
+from accounts.models import User
 from certctrl import errors
 from certctrl.errorshape import refusal_of
 from dashboard.page import Page, need_fresh_login, show
@@ -159,6 +161,17 @@ class Settings(Page):
             raise errors.Forbidden(_("Only staff may invite people."))
         mailedcodes.invite(self.request, self.owner, email)
         self.done(_("An invitation is on its way to %(email)s.") % {"email": email})
+
+
+class Language(Page):
+    """Show the pages in another language. The mails to a signed-in user follow."""
+
+    needs_session = False
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        if isinstance(request.user, User):
+            registration.choose_language(request.user, request.POST.get("language", ""))
+        return set_language(request)
 
 
 @sensitive_variables()

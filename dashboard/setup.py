@@ -360,5 +360,5 @@ class ApiKeys(SetupPage):
         return response
 
     def do_revoke(self, row: ApiKey) -> None:
-        services.revoke_api_key(row, ip=audit.ip_of(self.request))
+        services.revoke_api_key(row)
         self.done(_("%(name)s is revoked.") % {"name": row.name})

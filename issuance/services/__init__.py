@@ -44,6 +44,7 @@ from issuance.services.counting import (
     not_serving,
     of_condition,
     of_owner,
+    soonest,
     summary,
     total,
 )
@@ -121,6 +122,7 @@ __all__ = [
     "sealed",
     "search",
     "set_labels",
+    "soonest",
     "summary",
     "to_folder",
     "total",

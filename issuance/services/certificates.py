@@ -15,6 +15,7 @@ from authorities import accounts
 from authorities.models import AcmeAccount, PrivateCA
 from certctrl import clock
 from certctrl.errors import Conflict, TooLate
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, insert, select
 from certctrl.turns import SKEW
 from devices.models import Device
@@ -174,8 +175,11 @@ def with_names(owner: User, names: Collection[str]) -> list[int]:
 def _refuse_same_names(owner: User, spec: CertificateSpec) -> None:
     if found := with_names(owner, spec.names):
         raise SameNames(
-            f"Certificate {found[0]} has exactly these names. Renew it, or confirm that you want"
-            " a second one."
+            _(
+                "Certificate %(id)s has exactly these names. Renew it, or confirm that you want"
+                " a second one.",
+                id=found[0],
+            )
         )
 
 
@@ -287,8 +291,12 @@ class Stale(Conflict):
 
     def __init__(self, domain: str, columns: Sequence[str]) -> None:
         super().__init__(
-            f"The settings of {domain} changed meanwhile: {', '.join(columns)}."
-            " Read them again, then send the change again."
+            _(
+                "The settings of %(domain)s changed meanwhile: %(columns)s."
+                " Read them again, then send the change again.",
+                domain=domain,
+                columns=", ".join(columns),
+            )
         )
         self.columns = columns
 
@@ -355,7 +363,10 @@ def _change_policy(certificate: Certificate, policy: str) -> bool:
     certificate.key_policy = policy
     if certificate.lacks_device and (certificate.current or Issuance.objects.open_of(certificate)):
         raise Conflict(
-            f"No device is assigned to {certificate.domain}. Assign one, then set DEVICE_REQUIRED."
+            _(
+                "No device is assigned to %(domain)s. Assign one, then set DEVICE_REQUIRED.",
+                domain=certificate.domain,
+            )
         )
     quotas.lock(certificate.owner_id)  # before the devices
     takes_new_key = wraps.fit(certificate)
