@@ -79,7 +79,7 @@ lock: .venv/.dev
 	$(LOCK) agent/pyproject.toml --constraint requirements/run.txt -o agent/requirements/run.txt
 
 translations: .venv/.dev
-	for app in dashboard signin; do (cd $$app \
+	for folder in */locale; do (cd $$folder/.. \
 	  && ../$(BIN)/django-admin makemessages --all --no-location --no-wrap --no-obsolete \
 	  && ../$(BIN)/django-admin compilemessages) || exit 1; done
 

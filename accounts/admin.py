@@ -37,7 +37,7 @@ class UserAdmin(DjangoUserAdmin, ManyRows):  # type: ignore[misc,type-arg]
     actions = ("lock_out", "let_in", "end_sessions")
     fieldsets = (
         (None, {"fields": ("email", "password", "name", "kind", "country_of_residence")}),
-        (gettext_lazy("May"), {"fields": ("is_active", "is_staff", "is_superuser")}),
+        (gettext_lazy("Role"), {"fields": ("is_active", "is_staff", "is_superuser")}),
         (gettext_lazy("Quotas"), {"fields": ("quotas", "usage")}),
         (gettext_lazy("Times"), {"fields": ("last_login", "date_joined")}),
     )

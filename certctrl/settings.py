@@ -190,7 +190,18 @@ USE_I18N = True  # the pages alone have a language of their own (dashboard.page)
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 # Those of the pages come before the admin's, which has other words for "Key" and "Action".
-LOCALE_PATHS = [BASE_DIR / "dashboard/locale", BASE_DIR / "signin/locale"]
+TRANSLATED = (
+    "dashboard",
+    "signin",
+    "issuance",
+    "notices",
+    "devices",
+    "dnsproviders",
+    "keystore",
+    "accounts",
+    "certctrl",
+)
+LOCALE_PATHS = [BASE_DIR / app / "locale" for app in TRANSLATED]
 APPEND_SLASH = False
 STATIC_URL = f"{URL_PREFIX}/static/"
 STATIC_ROOT = DATA_DIR / "static"

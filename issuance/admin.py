@@ -300,7 +300,8 @@ class ReservationAdmin(ReadOnlyAdmin):
 @admin.register(ReservedToken)
 class ReservedTokenAdmin(ReadOnlyAdmin):
     list_display = ("reservation", "bucket", "cost")
-    search_fields = ("bucket__label", "bucket__subject")
+    search_fields = ("reservation__issuance__certificate__domain",)
+    indexed_search = ("reservation__issuance__certificate__domain__startswith",)
     list_select_related = ("reservation", "bucket")
 
 

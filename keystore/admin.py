@@ -20,6 +20,7 @@ class EnvelopeAdmin(ReadOnlyAdmin):
     list_display = ("uuid", "owner", "purpose", "policy", "created_at")
     list_filter = ("policy",)
     search_fields = ("uuid", "owner__email")
+    indexed_search = ("uuid",)
     fields = ("uuid", "owner", "purpose", "policy", "created_at")
     list_select_related = ("owner",)
 
@@ -28,6 +29,7 @@ class EnvelopeAdmin(ReadOnlyAdmin):
 class KeyWrapAdmin(ReadOnlyAdmin):
     list_display = ("envelope", "master_key_id", "recipient_key", "created_at")
     search_fields = ("envelope__uuid", "master_key_id")
+    indexed_search = ("envelope__uuid",)
     fields = ("envelope", "master_key_id", "recipient_key", "created_at")
     list_select_related = ("envelope", "recipient_key")
     actions_list = ("rotate_master_key",)

@@ -86,7 +86,7 @@ class DeliveryAdmin(ReadOnlyAdmin):
         "error_what",
     )
     list_filter = (OpenFilter, "channel", ("given_up_at", admin.EmptyFieldListFilter))
-    search_fields = ("notice__subject", "owner__email", "webhook__name")
+    search_fields = ("owner__email", "webhook__name", "error_what")
     list_select_related = ("notice", "owner", "webhook")
     actions = ("send_again",)
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("msgfmt"), reason="gettext is n
 CATALOG = Path("locale/zh_Hans/LC_MESSAGES/django.po")
 
 
-@pytest.fixture(params=["dashboard", "signin"])
+@pytest.fixture(params=settings.TRANSLATED)
 def app(request) -> Path:
     return Path(settings.BASE_DIR) / request.param
 

@@ -159,5 +159,7 @@ def is_unique(model: Any, field: Any) -> bool:
 def unique(field: Any) -> str:
     if field.get_internal_type() == "UUIDField":
         return "gen_random_uuid()"
-    digest = f"left(md5('{field.name}' || n) || md5(n || 'b'), {min(field.max_length or 64, 64)})"
+    length = min(field.max_length or 64, 64)
+    digest = f"left(md5('{field.name}' || n) || md5(n || 'b'), {length})"
+    digest = "lpad(to_hex(n), 6, '0')" if length < 20 else digest
     return f'CASE WHEN "{field.column}" IS NULL THEN NULL ELSE {digest} END'
