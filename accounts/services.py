@@ -18,6 +18,7 @@ from accounts import audit, passwords, quotas, sessions
 from accounts.authentication import digest_of
 from accounts.models import ApiKey, User, canonical_email
 from certctrl import clock, errors
+from certctrl.sentences import sentence as _
 from certctrl.turns import SKEW
 
 log = structlog.get_logger()
@@ -45,7 +46,7 @@ def check_password(request: HttpRequest, email: str, password: str) -> User:
     if not isinstance(user, User):
         log.info("login.refused", ip=audit.ip_of(request))
         note_failure(request, email)
-        raise errors.Unauthorized("The e-mail address or the password is wrong. Check both.")
+        raise errors.Unauthorized(_("The e-mail address or the password is wrong. Check both."))
     attempts.forget()
     return user
 
@@ -111,7 +112,7 @@ def refuse_old_login(request: Request | HttpRequest, most: float) -> None:
     """
     age = int(clock.now().timestamp()) - logged_in_at(request)
     if not getattr(request, "auth", None) and not -SKEW.total_seconds() <= age <= most:
-        raise errors.Forbidden("Your login is too old for this request. Log in again.")
+        raise errors.Forbidden(_("Your login is too old for this request. Log in again."))
 
 
 def confirm_login(request: HttpRequest) -> None:
@@ -154,7 +155,8 @@ class Attempts:
             # Tries refused by the other two counters must not use up the account's own tries.
             self.take_back()
             raise errors.RateLimited(
-                f"Too many attempts. Try again in {pause} seconds.", retry_after=pause
+                _("Too many attempts. Try again in %(pause)s seconds.", pause=pause),
+                retry_after=pause,
             )
 
     def pause(self) -> int:
@@ -268,7 +270,7 @@ def lock_out(user: User) -> None:
     Raise Conflict if the user is locked out already.
     """
     if not User.objects.filter(pk=user.pk, is_active=True).update(is_active=False):
-        raise errors.Conflict(f"{user.email} is locked out already.")
+        raise errors.Conflict(_("%(email)s is locked out already.", email=user.email))
     user.sessions.all().delete()
     audit.note(user, "user.locked_out", f"user:{user.pk}")
 
@@ -277,5 +279,5 @@ def lock_out(user: User) -> None:
 def let_in(user: User) -> None:
     """Accept the user again. Raise Conflict if the user is not locked out."""
     if not User.objects.filter(pk=user.pk, is_active=False).update(is_active=True):
-        raise errors.Conflict(f"{user.email} is not locked out.")
+        raise errors.Conflict(_("%(email)s is not locked out.", email=user.email))
     audit.note(user, "user.let_in", f"user:{user.pk}")

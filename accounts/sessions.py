@@ -19,6 +19,7 @@ from django.utils import timezone
 from accounts import audit
 from accounts.models import Session, User
 from certctrl import clock, errors, retention
+from certctrl.sentences import sentence as _
 
 log = structlog.get_logger()
 
@@ -136,7 +137,7 @@ def end(user: User, public_id: str) -> None:
         user.sessions.filter(session_key__startswith=public_id) if len(public_id) == 16 else None
     )
     if not found or not found.delete()[0]:
-        raise errors.NotFound("There is no such session, or it has ended.")
+        raise errors.NotFound(_("There is no such session, or it has ended."))
     audit.note(user, "session.ended", f"session:{public_id}")
 
 

@@ -22,7 +22,15 @@ from accounts.serializers import (
     SavedViewSerializer,
     ScopeSerializer,
 )
-from certctrl.api import CREATED, NO_CONTENT, OwnedMixin, PublicView, parsed, refuse_broken_body
+from certctrl.api import (
+    CREATED,
+    NO_CONTENT,
+    OwnedMixin,
+    PublicView,
+    parsed,
+    refuse_broken_body,
+    refuse_nul,
+)
 
 
 class SessionView(APIView):
@@ -33,6 +41,7 @@ class SessionView(APIView):
     session_only = True
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        refuse_nul(request)
         super().initial(request, *args, **kwargs)
         refuse_broken_body(request)
 

@@ -19,11 +19,11 @@ from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.functional import Promise
-from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from unfold.admin import ModelAdmin
 
 from certctrl.errors import ApiError
+from certctrl.sentences import sentence as _
 
 MOST_COUNTED = 10_000
 NEWEST = 10_000  # rows that a search or a filter reads
@@ -170,8 +170,11 @@ class ManyRows(ModelAdmin):  # type: ignore[misc]
         """
         rows = list(chosen[: MOST_CHOSEN + 1])
         if len(rows) > MOST_CHOSEN:
-            what = _("More than %(most)d rows are chosen. Nothing was done. Choose fewer.")
-            self.message_user(request, what % {"most": MOST_CHOSEN}, messages.ERROR)
+            what = _(
+                "More than %(most)d rows are chosen. Nothing was done. Choose fewer.",
+                most=MOST_CHOSEN,
+            )
+            self.message_user(request, what, messages.ERROR)
             return
         reasons: Counter[str] = Counter()
         for row in rows:
@@ -195,7 +198,7 @@ def _left_alone(reasons: Counter[str]) -> str:
 
 def _shown(reasons: Counter[str]) -> Iterator[str]:
     for what, number in reasons.most_common(MOST_REASONS):
-        yield f"{what} ({number})" if number > 1 else what
+        yield f"{what} ({number})" if number > 1 else f"{what}"
     if (more := len(reasons) - MOST_REASONS) > 0:
         yield ngettext("%(more)d more reason.", "%(more)d more reasons.", more) % {"more": more}
 

@@ -142,6 +142,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "certctrl.log.RequestContext",
     "certctrl.prefix.Prefix",
+    "certctrl.language.RequestLanguage",
     "certctrl.cors.CORS",
     "certctrl.policy.AdminPolicy",
     "django.middleware.security.SecurityMiddleware",
@@ -186,22 +187,16 @@ AUTH_PASSWORD_VALIDATORS = [
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TIME_ZONE = "UTC"
 USE_TZ = True
-USE_I18N = True  # the pages alone have a language of their own (dashboard.page)
+USE_I18N = True  # certctrl.language and dashboard.page choose the language of a request
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
-# Those of the pages come before the admin's, which has other words for "Key" and "Action".
-TRANSLATED = (
-    "dashboard",
-    "signin",
-    "issuance",
-    "notices",
-    "devices",
-    "dnsproviders",
-    "keystore",
-    "accounts",
-    "certctrl",
-)
-LOCALE_PATHS = [BASE_DIR / app / "locale" for app in TRANSLATED]
+# The server's sentences, the pages and the mails with codes. They come before the admin's catalog,
+# which has other words for "Key" and "Action".
+LOCALE_PATHS = [
+    BASE_DIR / "dashboard/locale",
+    BASE_DIR / "signin/locale",
+    BASE_DIR / "locale",
+]
 APPEND_SLASH = False
 STATIC_URL = f"{URL_PREFIX}/static/"
 STATIC_ROOT = DATA_DIR / "static"

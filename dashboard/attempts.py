@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
 from certctrl import clock, errors
+from certctrl.sentences import part_of
 from dashboard.certificate import certificate_of, curls
 from dashboard.conditions import STEPS, condition_of_attempt, step_name, steps_done
 from dashboard.page import Page, show
@@ -105,9 +106,10 @@ def usual(certificate: Certificate) -> timedelta | None:
 
 
 def said(what: str) -> tuple[str, str]:
-    """Return our sentence, and the words of another party after a colon, if there are some."""
-    ours, mark, theirs = what.partition(" says: ")
-    return (f"{ours} says:", theirs) if mark else (what, "")
+    """Return our sentence, and the words of another party at its end, if there are some."""
+    shown, theirs = str(what), part_of(what, "said")
+    ours = shown.removesuffix(theirs)
+    return (ours, theirs) if theirs and ours != shown else (shown, "")
 
 
 def steps_of(

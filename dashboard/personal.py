@@ -12,8 +12,11 @@ from django.utils.safestring import mark_safe
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from django.views.decorators.debug import sensitive_variables
+from django.views.decorators.http import require_POST
+from django.views.i18n import set_language
 
 from accounts import sessions
+from accounts.models import User
 from certctrl import errors
 from certctrl.errorshape import refusal_of
 from dashboard.page import Page, need_fresh_login, show
@@ -153,6 +156,14 @@ class Settings(Page):
             raise errors.Forbidden(_("Only staff may invite people."))
         mailedcodes.invite(self.request, self.owner, email)
         self.done(_("An invitation is on its way to %(email)s.") % {"email": email})
+
+
+@require_POST
+def choose_language(request: HttpRequest) -> HttpResponse:
+    """Show the pages in another language. The mails to a signed-in user follow."""
+    if isinstance(request.user, User):
+        registration.choose_language(request.user, request.POST.get("language", ""))
+    return set_language(request)
 
 
 class SecondFactorPage(Page):

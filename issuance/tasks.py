@@ -12,6 +12,7 @@ from django.conf import settings
 
 from certctrl import lanes
 from certctrl.dispatch import BEGUN, FIRST, send, under_own_turn
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, stopping
 from issuance import notify, probes, workflow
 from issuance.challenges import txtrecords
@@ -55,7 +56,7 @@ def serve(step: workflow.Step, issuance_id: int) -> workflow.Step | None:
     return later
 
 
-LOOKS = lanes.Lane("looks", "the name servers")
+LOOKS = lanes.Lane("looks", _("the name servers"))
 STEP_TASKS = {step.name: step_task(step) for step in workflow.STEPS}
 
 
@@ -84,7 +85,7 @@ def look() -> None:
     While more are due, the next batch follows at once. Looks that last long leave threads for
     others. The sweep then sends this one again.
     """
-    for _ in range(MOST_LOOKS):
+    for _look in range(MOST_LOOKS):
         try:
             with lanes.enter(LOOKS):
                 shown = workflow.look()

@@ -13,6 +13,7 @@ from django.views.decorators.debug import sensitive_variables
 from accounts import links, services
 from accounts.models import User
 from certctrl import clock, errors
+from certctrl.sentences import sentence as _
 from signin import secondfactor
 
 PROOF_AGE = 600  # seconds between the two factors
@@ -69,14 +70,16 @@ def _opened(proof: str) -> tuple[User, list[str]]:
 
 
 def over() -> errors.Unauthorized:
-    return errors.Unauthorized("This sign-in took too long, or it was used. Sign in again.")
+    return errors.Unauthorized(_("This sign-in took too long, or it was used. Sign in again."))
 
 
 class CodeNeeded(errors.SecondFactorNeeded):
     """The first factor was right. `proof` says so, and goes into the page that asks for a code."""
 
     def __init__(self, proof: str) -> None:
-        super().__init__("Type the code that your authenticator app shows, or a recovery code.")
+        super().__init__(
+            _("Type the code that your authenticator app shows, or a recovery code."), field="code"
+        )
         self.proof = proof
         self.back = ""  # the page after the sign-in, where the form does not say it
 

@@ -19,6 +19,7 @@ from django.utils.crypto import salted_hmac
 from accounts import audit
 from accounts.models import User, canonical_email
 from certctrl import clock, errors, retention
+from certctrl.sentences import sentence as _
 from certctrl.turns import A_DAY, TurnsQuerySet
 from signin.models import MailedCode
 
@@ -43,10 +44,10 @@ def request_code(
     address, or for the network. The limits count rows, which unknown addresses have too.
     """
     if not settings.MAIL_IS_SET_UP:
-        raise errors.Conflict("This server sends no mails. Ask the operator to help you.")
+        raise errors.Conflict(_("This server sends no mails. Ask the operator to help you."))
     email = canonical_email(email)
     if len(email) > LONGEST:
-        raise errors.Invalid("This address is too long. Type another one.", field="email")
+        raise errors.Invalid(_("This address is too long. Type another one."), field="email")
     network = network_of(request)
     now = clock.now()
     _refuse_more(MailedCode.objects.filter(email=email), MAILS_A_DAY, A_DAY)
@@ -78,7 +79,8 @@ def _refuse_more(rows: QuerySet[MailedCode], most: int, within: timedelta) -> No
     if len(sent) == most:
         pause = max(1, int((sent[-1] + within - now).total_seconds()))
         raise errors.RateLimited(
-            f"Too many mails were requested. Try again in {pause} seconds.", retry_after=pause
+            _("Too many mails were requested. Try again in %(pause)s seconds.", pause=pause),
+            retry_after=pause,
         )
 
 
@@ -111,8 +113,11 @@ def spend(
     )
     if not ended:
         raise errors.Invalid(
-            f"The code is wrong, or it is over. A code is valid for an hour and for {TRIES} tries. "
-            "Check it, or request another one.",
+            _(
+                "The code is wrong, or it is over. A code is valid for an hour and for "
+                "%(tries)s tries. Check it, or request another one.",
+                tries=TRIES,
+            ),
             field="verify_code",
         )
     return found[0]
@@ -139,7 +144,7 @@ def invite(request: HttpRequest, inviting: User, email: str) -> None:
     """Mail an invitation. Its address may register for a week, if REGISTRATION allows it."""
     if settings.REGISTRATION == "closed":
         raise errors.Conflict(
-            "Registration is closed. Set REGISTRATION to invitation, then invite people."
+            _("Registration is closed. Set REGISTRATION to invitation, then invite people.")
         )
     with transaction.atomic():
         request_code(request, Purpose.INVITE, email, inviting)

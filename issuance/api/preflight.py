@@ -9,6 +9,7 @@ from rest_framework.throttling import UserRateThrottle
 
 from certctrl import disk
 from certctrl.errors import Unavailable
+from certctrl.sentences import sentence as _
 
 log = structlog.get_logger()
 
@@ -30,7 +31,7 @@ class PreflightThrottle(UserRateThrottle):
             log.warning("preflight.uncounted", error=type(exc).__name__)
             full = disk.note(exc)
             raise full or Unavailable(
-                "DNS checks are not available now, because the cache is down. Try again later."
+                _("DNS checks are not available now, because the cache is down. Try again later.")
             ) from exc
 
 

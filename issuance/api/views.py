@@ -23,6 +23,7 @@ from authorities.models import AcmeAccount, Exchange
 from certctrl import outward
 from certctrl.api import CREATED, NO_CONTENT, CountedThrottle, OwnedMixin, parsed
 from certctrl.errors import Invalid, NotFound
+from certctrl.sentences import sentence as _
 from issuance import preflight, services
 from issuance.api import parsing
 from issuance.api.attempts import (
@@ -52,7 +53,7 @@ from issuance.models import Certificate, Deployment, Issuance
 from keystore.models import Envelope
 
 DEVICE_REQUIRED = Envelope.Policy.DEVICE_REQUIRED
-THE_CA_DECIDES = (
+THE_CA_DECIDES = _(
     "validity_seconds has no effect at this CA. The CA sets the lifetime of a certificate."
 )
 
@@ -134,7 +135,9 @@ class CertificateViewSet(
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         account = self.kwargs.get("acme_account_id")
         if account and not AcmeAccount.objects.filter(pk=account, owner=self.owner).exists():
-            raise NotFound(f"You have no ACME account {account}. Check the id.")
+            raise NotFound(
+                _("You have no ACME account %(account)s. Check the id.", account=account)
+            )
         return super().list(request, *args, **kwargs)
 
     @extend_schema(
@@ -239,7 +242,11 @@ class CertificateViewSet(
     @extend_schema(request=RevokeRequest, responses={202: CertificateSerializer})
     @action(detail=True, methods=["post"])
     def revoke(self, request: Request, **kwargs: Any) -> Response:
-        """Revoke the current version. A worker sends the revocation to the CA later."""
+        """Revoke the current version. A worker sends the revocation to the CA later.
+
+        Until the CA has confirmed it, `status` stays as it is, and `revoke_asked_at` says when it
+        was asked for.
+        """
         certificate = self.get_object()
         reason = parsed(RevokeRequest, request).get("reason", 0)
         services.revoke(certificate, reason, audit.actor_of(request), audit.ip_of(request))
@@ -332,7 +339,7 @@ class CertificateViewSet(
         certificate = self.get_object()
         refuse_old_login(request, settings.EXPORT_LOGIN_AGE)
         if request.query_params.get("format", "zip") != "zip":
-            raise Invalid("format must be zip.", field="format")
+            raise Invalid(_("format must be zip."), field="format")
         headers = services.head(certificate)
         if request.method == "HEAD":
             # Opens no key. Streamed, because otherwise the response has `Content-Length: 0`.
@@ -356,14 +363,22 @@ def attempt_of(certificate: Certificate, wanted: str) -> Issuance:
     rows = certificate.issuances.order_by("-pk")
     if wanted:
         if not (wanted.isascii() and wanted.isdigit() and len(wanted) < 19):
-            raise Invalid("issue_history_id must be a number.", field="issue_history_id")
+            raise Invalid(_("issue_history_id must be a number."), field="issue_history_id")
         rows = rows.filter(pk=int(wanted))
     attempt = rows.first()
     if attempt:
         return attempt
     if wanted:
-        raise NotFound(f"{certificate.domain} has no attempt of this id. Check issue_history_id.")
+        raise NotFound(
+            _(
+                "%(domain)s has no attempt of this id. Check issue_history_id.",
+                domain=certificate.domain,
+            )
+        )
     raise NotFound(
-        f"{certificate.domain} has no attempt yet. Start one with POST"
-        f" .../certificates/{certificate.pk}/issues."
+        _(
+            "%(domain)s has no attempt yet. Start one with POST .../certificates/%(pk)s/issues.",
+            domain=certificate.domain,
+            pk=certificate.pk,
+        )
     )

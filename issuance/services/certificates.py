@@ -15,6 +15,7 @@ from authorities import accounts
 from authorities.models import AcmeAccount, PrivateCA
 from certctrl import clock
 from certctrl.errors import Conflict, TooLate
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, insert, select
 from certctrl.turns import SKEW
 from devices.models import Device
@@ -308,7 +309,10 @@ def _change_policy(certificate: Certificate, policy: str) -> bool:
     certificate.key_policy = policy
     if certificate.lacks_device and (certificate.current or Issuance.objects.open_of(certificate)):
         raise Conflict(
-            f"No device is assigned to {certificate.domain}. Assign one, then set DEVICE_REQUIRED."
+            _(
+                "No device is assigned to %(domain)s. Assign one, then set DEVICE_REQUIRED.",
+                domain=certificate.domain,
+            )
         )
     quotas.lock(certificate.owner_id)  # before the devices
     takes_new_key = wraps.fit(certificate)
