@@ -48,9 +48,12 @@ class Allowed(BasePermission):
 
     def has_permission(self, request: Request, view: Any) -> bool:
         if not request.user.is_authenticated:
-            raise errors.NotLoggedIn(
-                _("Log in first, or send an API key: Authorization: Bearer ak_...")
-            )
+            what = _("Log in first, or send an API key: Authorization: Bearer ak_...")
+            if "Authorization" in request.headers:
+                what = _(
+                    "The header Authorization has no API key, which begins with ak_. Send one."
+                )
+            raise errors.NotLoggedIn(what)
         if isinstance(request.auth, ApiKey) and not is_unknown_method(view):
             refuse_unless_granted(request.auth, request, view)
         return True

@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 from django.contrib.auth import SESSION_KEY
+from django.contrib.auth.backends import ModelBackend
 from django.contrib.sessions.backends.db import SessionStore as DatabaseStore
 from django.db import OperationalError
 from django.db.models import QuerySet
@@ -20,6 +21,7 @@ from accounts import audit
 from accounts.models import Session, User
 from certctrl import clock, errors, retention
 from certctrl.sentences import sentence as _
+from certctrl.statements import Parameter, select
 
 log = structlog.get_logger()
 
@@ -33,6 +35,24 @@ def digest_of(session_key: str) -> str:
     A session id has about 165 random bits.
     """
     return hashlib.sha256(f"session:{session_key}".encode()).hexdigest()[:40]
+
+
+@select
+def _open(digest: Parameter, now: Parameter) -> QuerySet[Session]:
+    return Session.objects.filter(session_key=digest, expire_date__gt=now)
+
+
+@select
+def _user(pk: Parameter) -> QuerySet[User]:
+    return User.objects.filter(pk=pk)
+
+
+class Users(ModelBackend):
+    """Django's backend, with one compiled statement for the user of each request."""
+
+    def get_user(self, user_id: int) -> User | None:
+        found: list[User] = _user(pk=user_id)
+        return found[0] if found and self.user_can_authenticate(found[0]) else None
 
 
 class SessionStore(DatabaseStore):
@@ -50,11 +70,11 @@ class SessionStore(DatabaseStore):
         )
 
     def _get_session_from_db(self) -> Any:
-        row = self._rows().first()
-        if row is None:
+        digest = digest_of(self.session_key or "")
+        self.row = next(iter(_open(digest=digest, now=timezone.now())), None)
+        if self.row is None:
             self._session_key = None
-        self.row = row
-        return row
+        return self.row
 
     async def _aget_session_from_db(self) -> Any:
         row = await self._rows().afirst()

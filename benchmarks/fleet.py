@@ -24,10 +24,7 @@ from tests.e2e.processes import Site, until
 
 ROWS = ("polls", "sockets")
 AT_ONCE = 50  # devices that connect at the same time
-SETTLED = 8.0  # seconds until the web process rests
-IDLE = 20.0  # seconds in which its CPU is measured
 LIMIT = 60.0  # seconds until the last device must have heard
-ROUNDS = 3
 
 Waits = Callable[["Fleet", str, int, asyncio.Future[None]], Awaitable[None]]
 
@@ -187,20 +184,20 @@ def threads_of(pid: int) -> int:
 def measure(site: Site, row: str, waits: Any, sizes: Sizes) -> None:
     pid = sites.pids(site)["web"]
     pause = threading.Event()
-    pause.wait(SETTLED)
+    pause.wait(sizes.settled)
     before = rss_of(pid)
     fleet = Fleet(site, sizes.devices)
     began = time.perf_counter()
     fleet.connect(waits)
     connected = time.perf_counter() - began
-    pause.wait(SETTLED)
+    pause.wait(sizes.settled)
     growth = rss_of(pid) - before
     meter = Meter({"web": pid, "postgres": sites.pids(site)["postgres"]})
-    pause.wait(IDLE)
+    pause.wait(sizes.watched)
     cpu, foreign = meter.read()
     percent = {name: 100 * used / meter.seconds for name, used in cpu.items()}
     rounds = []
-    for _ in range(ROUNDS):
+    for _ in range(sizes.rounds):
         rounds.append(heard_by_all(fleet))
         pause.wait(2.0)
     one = []
@@ -237,7 +234,8 @@ def main() -> int:
             sites.use_database(site)
             measure(site, row, {"polls": polls, "sockets": sockets}[row], sizes)
         if row != rows[-1]:  # Django's settings are read once
-            os.execv(sys.executable, [sys.executable, "-m", "benchmarks.fleet", "--rows", rows[-1]])
+            again = [sys.executable, "-m", "benchmarks.fleet", *sys.argv[1:], "--rows", rows[-1]]
+            os.execv(sys.executable, again)
     return 0
 
 

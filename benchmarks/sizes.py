@@ -20,6 +20,9 @@ class Sizes:
     new_orders: int = 10  # while the others wait
     on_their_way: int = 40  # certificates that are on their way when everything is killed
     devices: int = 2_000  # that wait at one web process
+    settled: float = 8.0  # seconds until their web process rests
+    watched: float = 20.0  # seconds in which its CPU is measured
+    rounds: int = 3  # signals for all of them
     rest: float = 60.0  # seconds in which the embedded server has nothing to do
 
 
@@ -36,6 +39,9 @@ QUICK = Sizes(
     new_orders=2,
     on_their_way=10,
     devices=200,
+    settled=2.0,
+    watched=5.0,
+    rounds=1,
     rest=10.0,
 )
 

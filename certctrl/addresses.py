@@ -208,7 +208,9 @@ def _refused(host: str) -> AddressRefused:
 
     Nobody may learn the private address of a name from the error.
     """
-    setting = "ALLOW_PRIVATE, ALLOW_PRIVATE_FOR_TENANTS" if is_by_tenant() else "ALLOW_PRIVATE"
+    setting = (
+        _("ALLOW_PRIVATE and ALLOW_PRIVATE_FOR_TENANTS") if is_by_tenant() else "ALLOW_PRIVATE"
+    )
     what = _(
         "%(host)s is not a public address. This server calls it only if its operator "
         "names it in %(setting)s.",

@@ -52,8 +52,12 @@ REWORDED = {
     r"Ensure this value is greater than or equal to (\d+)\.": r"is too small. It is at least \1.",
     r"Ensure this field has no more than (\d+) characters\.": r"is longer than \1 characters.",
     r"Ensure this field has no more than (\d+) elements\.": r"has more than \1 entries.",
+    r"Ensure this field has at least 1 elements\.": "is an empty list. Give one entry or more.",
     r"Date has wrong format\. .*": "is not a day. Give one: 2030-12-31.",
-    r"Datetime has wrong format\. .*": "is not a time. Give one: 2030-12-31T23:59:59Z.",
+    r"Datetime has wrong format\. .*": (
+        "is not a time. Give one: 2030-12-31T23:59:59Z. In a query, write + as %2B."
+    ),
+    r"Datetime value out of range\.": "is too early or too late. Give another time.",
 }
 
 DATABASE_PAUSE = 5  # seconds until a request that the database did not accept is worth a retry

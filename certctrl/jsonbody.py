@@ -30,7 +30,9 @@ IN_LINES = (
 )
 GZIP = b"\x1f\x8b"
 WORDS = {  # the start of json's messages, and our words for them
-    "Expecting property name": _("a member's name, in double quotes, is missing"),
+    "Expecting property name": _(
+        "a member's name, in double quotes, is missing, or there is one comma too many,"
+    ),
     "Expecting ':'": _("a colon is missing"),
     "Expecting ','": _("a comma or a closing bracket is missing"),
     "Expecting value": _("a value is missing"),

@@ -86,11 +86,11 @@ def joined(separator: str, sentences: Iterable[str]) -> str:
 
 
 def part_of(sentence: str, name: str) -> str:
-    """Return the part of this name in the active language, at any depth of the sentence, or ""."""
+    """Return the outermost part of this name, in the active language, or ""."""
     if not isinstance(sentence, Sentence):
         return ""
     if part := sentence.parts.get(name):
-        return part_of(part, name) or str(part) if isinstance(part, str) else str(part)
+        return str(part)
     nested = (part_of(part, name) for part in sentence.parts.values() if isinstance(part, str))
     return next(filter(None, nested), "")
 

@@ -147,9 +147,9 @@ MIDDLEWARE = [
     "certctrl.policy.AdminPolicy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",  # so that its cookie comes after the session's
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
-    "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "accounts.audit.CurrentRequest",
     "accounts.sessions.NoteUse",
@@ -172,6 +172,7 @@ TEMPLATES = [
     }
 ]
 AUTH_USER_MODEL = "accounts.User"
+AUTHENTICATION_BACKENDS = ["accounts.sessions.Users"]
 PASSWORD_HASHERS = [
     "accounts.passwords.Argon2",
     "django.contrib.auth.hashers.PBKDF2PasswordHasher",

@@ -13,7 +13,7 @@ a death.
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from multiprocessing.sharedctypes import RawValue
@@ -74,6 +74,8 @@ def printable(what: str) -> str:
         if len(clean) <= MOST_SAID:
             return clean
     what = what if len(what) <= MOST_SAID else what[: MOST_SAID - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    if what.isprintable():
+        return what
     return "".join(each if each.isprintable() else " " for each in what)
 
 
@@ -302,6 +304,7 @@ class Turns(models.Model):
     _breaths = 0
     _ends = 0.0
     _checked = 0.0
+    _carried: "tuple[Mapping[str, Any], tuple[Callable[[], object], ...]]" = ({}, ())
 
     def begin(self, seconds: float | None = None) -> Self:
         """Start the clock of a claimed turn. `seconds` is its length, TURN by default."""
@@ -323,8 +326,27 @@ class Turns(models.Model):
             raise LostTurn
         return type(self)._base_manager.filter(pk=self.pk, holder=self.holder)
 
+    @property
+    def carries(self) -> bool:
+        """Whether this turn has something to write with its next write."""
+        return bool(self._carried[1])
+
+    def carry(self, act: Callable[[], object], **fields: Any) -> None:
+        """Let the next write of this turn write `fields` too, and call `act` in its transaction.
+
+        Nothing is written before that. So a worker that dies has not done it. The write begins
+        another turn, under a token of its own.
+        """
+        columns, acts = self._carried
+        self._carried = {**columns, **fields}, (*acts, act)
+        for name, value in fields.items():
+            setattr(self, name, value)
+
     def write(self, **fields: Any) -> None:
         """Update these columns. Raise LostTurn, and write nothing, after the turn was lost."""
+        if self.carries:
+            with self.fence(**fields):
+                return
         if not self.write_unless_changed({}, fields):
             raise LostTurn
 
@@ -383,7 +405,12 @@ class Turns(models.Model):
         LostTurn when the turn was lost. After any error this object has its old values again.
         """
         with self.atomic():
-            self.write(**(fields or {"holder": self.holder}))
+            columns, acts = self._carried
+            self._carried = {}, ()
+            begun = {**columns, **self.beginning()} if acts else {}
+            self.write(**(begun | fields or {"holder": self.holder}))
+            for act in acts:
+                act()
             yield
 
     @contextmanager
@@ -394,7 +421,7 @@ class Turns(models.Model):
         row comes first, or two transactions may wait for each other. After any error this object
         has its old values again.
         """
-        names = [each.attname for each in self._meta.concrete_fields]
+        names = ["_carried", *(each.attname for each in self._meta.concrete_fields)]
         before = {name: self.__dict__[name] for name in names if name in self.__dict__}
         try:
             with transaction.atomic():

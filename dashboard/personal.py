@@ -12,7 +12,6 @@ from django.utils.safestring import mark_safe
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from django.views.decorators.debug import sensitive_variables
-from django.views.decorators.http import require_POST
 from django.views.i18n import set_language
 
 from accounts import sessions
@@ -158,12 +157,15 @@ class Settings(Page):
         self.done(_("An invitation is on its way to %(email)s.") % {"email": email})
 
 
-@require_POST
-def choose_language(request: HttpRequest) -> HttpResponse:
+class Language(Page):
     """Show the pages in another language. The mails to a signed-in user follow."""
-    if isinstance(request.user, User):
-        registration.choose_language(request.user, request.POST.get("language", ""))
-    return set_language(request)
+
+    needs_session = False
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        if isinstance(request.user, User):
+            registration.choose_language(request.user, request.POST.get("language", ""))
+        return set_language(request)
 
 
 class SecondFactorPage(Page):

@@ -28,7 +28,7 @@ AN_ATTEMPT = "certificates/<id:pk>/attempts/<id:attempt_id>"
 
 urlpatterns = [
     path("", overview.Overview.as_view(), name="overview"),
-    path("language", personal.choose_language, name="language"),
+    path("language", personal.Language.as_view(), name="language"),
     path("theme", finding.Theme.as_view(), name="theme"),
     path("diagnosis", diagnosis.Diagnosis.as_view(), name="diagnosis"),
     path("find", finding.Find.as_view(), name="find"),

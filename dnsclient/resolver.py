@@ -219,6 +219,12 @@ class Cache(Generic[Kept]):
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
 
+    def names(self) -> set[str]:
+        """Return the names that have a value, or had one that is too old."""
+        _, *key = _key("")
+        with self._lock:
+            return {str(name) for name, *others in self._kept if others == key}
+
     def drop(self, names: Iterable[str]) -> None:
         with self._lock:
             for name in names:
@@ -278,6 +284,32 @@ def servers_of_all(
     return {
         name: zone if isinstance(zone, Trouble) else servers[zone] for name, zone in zones.items()
     }
+
+
+def presumed_servers_of_all(names: Iterable[str], seconds: float) -> dict[str, Servers]:
+    """Return the servers of the nearest zone at or above each name, among those seen lately.
+
+    The name may be in another zone, so that only an answer can confirm the zone. This takes no
+    question for each name. Names whose zone is known are left out, and those of silent servers.
+    """
+    seen = _servers.names()
+    zones = {
+        name: zone
+        for name in dict.fromkeys(names)
+        if (zone := _nearest(name, seen)) and _zones.get(name) is None and not _deaf.get(zone)
+    }
+    end = clock.monotonic() + seconds
+    servers = _kept_or_found(_servers, dict.fromkeys(zones.values()), _find_servers, end)
+    return {
+        name: found for name, zone in zones.items() if isinstance(found := servers[zone], Servers)
+    }
+
+
+def _nearest(name: str, zones: Collection[str]) -> str:
+    """Return the longest of the zones that is the name, or is above it. Return "" without one."""
+    while name and name not in zones:
+        name = name.partition(".")[2]
+    return name
 
 
 def _kept_or_found(

@@ -367,7 +367,7 @@ class Provider(ABC):
 
     def said(self, response: requests.Response) -> str:
         words = self.words(response)
-        return _(": %(said)s", said=self.quote(words)) if words else ""
+        return _(": %(words)s", words=self.quote(words)) if words else ""
 
     def quote(self, words: str) -> str:
         """Return foreign words in a form that is safe in a sentence.

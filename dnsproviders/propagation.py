@@ -28,6 +28,7 @@ from dnsclient.resolver import (
     NotThere,
     Server,
     Servers,
+    presumed_servers_of_all,
     resolvers,
     servers_of,
     servers_of_all,
@@ -164,11 +165,13 @@ def _owners_in_rotation(records: Iterable[TxtRecord]) -> Iterable[TxtRecord]:
 
 
 def _ask_servers(records: Sequence[TxtRecord], end: float) -> dict[int, Look]:
+    presumed = _ask_presumed_servers(records, end)
+    records = [record for record in records if record.pk not in presumed]
     if not records:
-        return {}
+        return presumed
     left = end - clock.monotonic()
     whom = servers_of_all([record.name for record in records], left * FINDING_SERVERS)
-    looks = {
+    looks = presumed | {
         record.pk: Look(
             0, (), (), note=servers.what.removesuffix("."), instead_after=_instead_after(servers)
         )
@@ -177,6 +180,33 @@ def _ask_servers(records: Sequence[TxtRecord], end: float) -> dict[int, Look]:
     }
     known = {name: servers for name, servers in whom.items() if isinstance(servers, Servers)}
     return looks | _ask([record for record in records if record.name in known], known, end)
+
+
+def _ask_presumed_servers(records: Sequence[TxtRecord], end: float) -> dict[int, Look]:
+    """Ask the servers of the zone in which a record is likely to be.
+
+    Return a Look only for a record that no server shows, if a server confirms the zone. So a record
+    that does not show takes no question for its zone. The caller looks at all others again.
+    """
+    left = end - clock.monotonic()
+    whom = presumed_servers_of_all([record.name for record in records], left * FINDING_SERVERS)
+    records = [record for record in records if record.name in whom]
+    if not records:
+        return {}
+    sent = _questions(records, whom)
+    answers = queries.ask(_all_of(sent), end - clock.monotonic())
+    return {
+        record.pk: _seen(record, sent[record.name], whom[record.name], answers)
+        for record in records
+        if _is_confirmed(whom[record.name].zone, sent[record.name], answers)
+    }
+
+
+def _is_confirmed(zone: str, sent: Sequence[tuple[Server, Query]], answers: Answers) -> bool:
+    """Return whether a server says that the name is in the zone, and none says anything else."""
+    zones = {answers.zones[each] for _, each in sent if each in answers.zones}
+    shown = any(each in answers.got and answers.got[each].answer for _, each in sent)
+    return zones == {zone} and not shown
 
 
 def _instead_after(trouble: Trouble) -> timedelta | None:
@@ -240,21 +270,29 @@ def _ask(
     end: float,
     asked: Asked = Asked.SERVERS,
 ) -> dict[int, Look]:
-    recurse = asked is not Asked.SERVERS
-    sent = {
+    sent = _questions(records, whom, recurse=asked is not Asked.SERVERS)
+    answers = queries.ask(_all_of(sent), end - clock.monotonic())
+    return {
+        record.pk: _seen(record, sent[record.name], whom[record.name], answers, asked)
+        for record in records
+    }
+
+
+def _questions(
+    records: Iterable[TxtRecord], whom: Mapping[str, Servers], *, recurse: bool = False
+) -> dict[str, list[tuple[Server, Query]]]:
+    """Return the question to each server, by the name of the record."""
+    return {
         record.name: [
             (server, Query(server.at, record.name, TXT, recurse))
             for server in whom[record.name].servers
         ]
         for record in records
     }
-    answers = queries.ask(
-        (each for pairs in sent.values() for _, each in pairs), end - clock.monotonic()
-    )
-    return {
-        record.pk: _seen(record, sent[record.name], whom[record.name], answers, asked)
-        for record in records
-    }
+
+
+def _all_of(sent: Mapping[str, Sequence[tuple[Server, Query]]]) -> Iterable[Query]:
+    return (each for pairs in sent.values() for _, each in pairs)
 
 
 def _seen(
@@ -262,7 +300,7 @@ def _seen(
     sent: Sequence[tuple[Server, Query]],
     servers: Servers,
     answers: Answers,
-    asked: Asked,
+    asked: Asked = Asked.SERVERS,
 ) -> Look:
     """Return the Look of one record, from the answers of its servers."""
     heard = set()

@@ -4,6 +4,7 @@ A task carries one id. The row says what is to be done, so a message that is los
 changes nothing.
 """
 
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +21,7 @@ from issuance.models import Issuance
 from issuance.renewal import ari
 
 MOST_LOOKS = 20  # batches of one message
+_goes_on = threading.Lock()  # held by the look of this process that goes on
 
 
 def step_task(step: workflow.Step) -> "Task[Any, Any]":
@@ -34,7 +36,7 @@ def step_task(step: workflow.Step) -> "Task[Any, Any]":
         later = serve(step, issuance_id)
         given = (self.request.delivery_info or {}).get("priority")
         priority = FIRST if given is None else given
-        links = _links(issuance_id, later.state, priority)[::-1] if later else None
+        links = _links(issuance_id, later.state, priority) if later else None
         # Celery's Ignore drops links too, but it formats a traceback each time.
         self.request.update(chain=links)
 
@@ -65,36 +67,56 @@ def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, priority: int
 
     Return False when the broker is away; the sweep sends them later.
     """
-    first, *rest = _links(issuance_id, state, priority)
-    return send(lambda: first.apply_async(chain=rest[::-1]), issuance=issuance_id)
+    *rest, first = _links(issuance_id, state, priority)
+    task = STEP_TASKS[workflow.STEP_AT[state].name]
+    return send(
+        lambda: task.apply_async(first["args"], chain=rest, **first["options"]),
+        issuance=issuance_id,
+    )
 
 
-def _links(issuance_id: int, state: str, priority: int) -> list[Any]:
-    """Return the steps of the chain. Celery keeps chains with the last link first."""
+def _links(issuance_id: int, state: str, priority: int) -> list[dict[str, Any]]:
+    """Return the steps of the chain as Celery's messages have them, the last link first.
+
+    To make them as signatures takes longer than to send the message.
+    """
     ahead = workflow.STEPS[workflow.STEPS.index(workflow.STEP_AT[state]) :]
-    links = [STEP_TASKS[step.name].si(issuance_id) for step in ahead]
-    for each in links:
-        each.set(expires=settings.RESEND, priority=priority)
-    return links
+    return [
+        {
+            "task": STEP_TASKS[step.name].name,
+            "args": (issuance_id,),
+            "kwargs": {},
+            "options": {"expires": settings.RESEND, "priority": priority},
+            "subtask_type": None,
+            "immutable": True,
+        }
+        for step in reversed(ahead)
+    ]
 
 
 @shared_task(name="issuance.look")
 def look() -> None:
-    """Look for batches of attempts. Send on those whose records every server shows.
+    """Look for a batch of attempts. Send on those whose records every server shows.
 
-    While more are due, the next batch follows at once. Looks that last long leave threads for
-    others. The sweep then sends this one again.
+    While more are due, one look of this process goes on with the next batch at once. More of them
+    would not be faster, because a look needs a core. A look that lasts long, because servers are
+    silent, leaves room for those that the sweep sends.
     """
-    for _look in range(MOST_LOOKS):
-        try:
-            with lanes.enter(LOOKS):
-                shown = workflow.look()
-        except lanes.Full:
-            return Issuance.objects.put_looks_back()
-        start_all(shown)
-        if stopping.is_set() or not Issuance.objects.needs_look().exists():
-            return None
-    return None
+    goes_on = _goes_on.acquire(blocking=False)
+    try:
+        for _look in range(MOST_LOOKS if goes_on else 1):
+            try:
+                with lanes.enter(LOOKS):
+                    shown = workflow.look()
+            except lanes.Full:
+                return Issuance.objects.put_looks_back()
+            start_all(shown)
+            if stopping.is_set() or not Issuance.objects.needs_look().exists():
+                return None
+        return None
+    finally:
+        if goes_on:
+            _goes_on.release()
 
 
 def start_all(issuance_ids: Iterable[int]) -> None:

@@ -98,7 +98,7 @@ def lane_of(channel: str, host: str | None) -> Lane:
     """Return the lane of a delivery: the mail server, or the host of its webhook."""
     if channel == Delivery.Channel.EMAIL:
         return MAIL
-    return Lane(f"hook:{host}", _("the webhook at %(host)s", host=host))
+    return Lane(f"hook:{host}", _("the webhook at %(host)s", host=host), ends_early=True)
 
 
 def _try_again(delivery: Delivery, trouble: Trouble) -> None:

@@ -9,6 +9,7 @@ from rest_framework import serializers
 from authorities import pki
 from certctrl.api import EpochSeconds
 from certctrl.schema import OPTIONAL
+from certctrl.sentences import joined
 from certctrl.sentences import sentence as _
 from issuance import ratelimits
 from issuance.api.attempts import ProgressSerializer, progress
@@ -63,7 +64,9 @@ def note(certificate: Certificate) -> str:
         and not certificate.verified
         and not certificate.current
     )
-    told = [_("Nothing is issued until every CNAME of `delegation` is set.")] if waits else []
+    told: list[str] = []
+    if waits:
+        told.append(_("Nothing is issued until every CNAME of `delegation` is set."))
     if certificate.current:
         told.append(_note_on_revocation(certificate.current))
     if certificate.current and (added := certificate.current.added_names):
@@ -76,7 +79,8 @@ def note(certificate: Certificate) -> str:
 def _note_on_revocation(version: CertificateVersion) -> str:
     if not version.revoke_asked_at or version.revoked_at:
         return ""
-    return f"The CA has not revoked it yet. It is asked again. {version.revoke_error}".strip()
+    asked = _("The CA has not revoked it yet. It is asked again.")
+    return joined(" ", filter(None, [asked, version.revoke_error]))
 
 
 def _note_on_key(certificate: Certificate) -> str:

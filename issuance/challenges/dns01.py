@@ -169,11 +169,12 @@ class Dns01(Challenge):
         denied = max(verdict.denied for _other, verdict in hidden)
         servers = servers_of(issuance, seen)
         fields = {"servers": servers} if servers != issuance.servers else {}
+        patience = issuance.patience()
         # Resolvers deny the record for `denied` seconds. `imposed` moves the deadline by the wait,
         # so that the record loses none of its time.
-        if denied > issuance.patience():
+        if denied > patience:
             raise Wait(min(denied + 1, LONGEST_DENIED), what, imposed=True, fields=fields)
-        raise Wait(issuance.patience(), what, fields=fields)
+        raise Wait(patience, what, fields=fields)
 
     def present_again(self, absent: Sequence[int]) -> None:
         records.unpublish(absent)

@@ -131,6 +131,7 @@ class Issuance(OrderAtCA, Propagation, Turns):
     ended_at = models.DateTimeField(null=True, blank=True)
 
     objects = IssuanceQuerySet.as_manager()
+    is_unsent = False  # stored as sent by the caller, who still has to send it
 
     class Meta(Turns.Meta):
         indexes: ClassVar = (

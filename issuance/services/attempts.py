@@ -55,11 +55,14 @@ def request_issuance(
 def first_issuance(certificate: Certificate, validity_seconds: int | None = None) -> Issuance:
     """Store and return the first attempt of a certificate that this transaction made.
 
-    The caller has checked the quota. Raise Conflict when the certificate cannot be issued.
+    It is stored as sent, so the caller sends it with `advance()` after the transaction. The caller
+    has checked the quota. Raise Conflict when the certificate cannot be issued.
     """
     refuse_issuance(certificate)
     credential_id = delegation.credential_ids_for([certificate])[certificate.pk]
     issuance = new_issuance(certificate, Reason.NEW, credential_id, validity_seconds)
+    issuance.queued_at = issuance.wake_at
+    issuance.is_unsent = True
     return insert(issuance)
 
 
@@ -164,8 +167,9 @@ def advance(issuance: Issuance | None) -> Issuance | None:
         return issuance
     now = clock.now()
     idle = Issuance.objects.sendable(now).filter(pk=issuance.pk, holder="")
-    if not idle.update(queued_at=now):
+    if not issuance.is_unsent and not idle.update(queued_at=now):
         return issuance
+    issuance.is_unsent = False
     if issuance.account.is_private and run_inline(issuance):
         issuance.refresh_from_db()
     else:

@@ -1,6 +1,7 @@
 """Every error has the shape {"error": {"code", "key", "what", "params"}}."""
 
 import json
+import re
 
 import pytest
 from django.db import InterfaceError, OperationalError
@@ -196,6 +197,13 @@ def test_a_401_says_how_to_authenticate(client_of):
     assert response.headers["WWW-Authenticate"].startswith("Bearer")
 
 
+@pytest.mark.parametrize("token", ["Bearer eyJ.eyJ.x", "Basic eDp5", "ak_x"])
+def test_a_credential_that_is_no_api_key_is_named(client_of, token):
+    response = client_of().get("/apiv1/me/apikeys", HTTP_AUTHORIZATION=token)
+    assert_shape(response, 401, 5104)
+    assert "Authorization has no API key" in response.error["what"]
+
+
 def every_refusal():
     return [
         kind
@@ -251,7 +259,17 @@ COMPLAINTS = [
     (serializers.DictField(), [], "is not an object. Give one: {...}."),
     (serializers.Serializer(), [], "is not an object. Give one: {...}."),
     (serializers.DateField(), "x", "is not a day. Give one: 2030-12-31."),
-    (serializers.DateTimeField(), "x", "is not a time. Give one: 2030-12-31T23:59:59Z."),
+    (
+        serializers.DateTimeField(),
+        "2030-12-31T23:59:59 02:00",
+        "is not a time. Give one: 2030-12-31T23:59:59Z. In a query, write + as %2B.",
+    ),
+    (
+        serializers.DateTimeField(),
+        "9999-12-31T23:59:59-12:00",
+        "is too early or too late. Give another time.",
+    ),
+    (serializers.ListField(min_length=1), [], "is an empty list. Give one entry or more."),
 ]
 
 
@@ -267,3 +285,27 @@ def test_too_many_requests_are_told_when_to_come_again():
     response = errorshape.exception_handler(Throttled(wait=7.2), {})
     assert response.data["error"]["what"] == "Too many requests. Try again in 8 seconds."
     assert response.headers["Retry-After"] == "8"
+
+
+def test_an_error_is_in_the_language_that_the_request_accepts(client_of, alice):
+    path = "/apiv1/me/apikeys/999"
+    plain = client_of(alice).get(path).error
+    assert plain["what"] == "You have no API key 999. Check the id."
+    chinese = client_of(alice).get(path, HTTP_ACCEPT_LANGUAGE="zh-CN,zh;q=0.9,en;q=0.8").error
+    assert chinese["what"] == "您没有编号为 999 的 API key。请检查编号。"
+    assert chinese | {"what": ""} == plain | {"what": ""}
+    assert client_of(alice).get(path, HTTP_ACCEPT_LANGUAGE="de").error == plain
+
+
+def test_the_language_of_a_request_ends_with_it(client_of, alice):
+    path = "/apiv1/nothing"
+    assert "没有内容" in client_of(alice).get(path, HTTP_ACCEPT_LANGUAGE="zh").error["what"]
+    assert client_of(alice).get(path).error["what"].startswith("There is nothing at this path.")
+
+
+def test_a_serializer_speaks_the_language_of_the_request_too(client_of, alice):
+    refused = client_of(alice).post(
+        "/apiv1/me/webhooks", {"kinds": ["x"]}, HTTP_ACCEPT_LANGUAGE="zh-Hans"
+    )
+    assert refused.status_code == 400
+    assert re.search(r"[\u4e00-\u9fff]", refused.error["what"])

@@ -322,3 +322,14 @@ def test_only_staff_invite(person, alice, mailbox, settings):
     User.objects.filter(pk=alice.pk).update(is_staff=True)
     page = person.post("/settings/invite", form, follow=True)
     assert "dave@example.org" in page.content.decode()
+
+
+def test_the_language_of_the_pages_is_that_of_the_mails(visitor, alice):
+    visitor.post("/language", {"language": "zh-hans", "next": "/settings"})
+    alice.refresh_from_db()
+    assert alice.language == "zh-hans"
+    assert "设置" in visitor.get("/settings").content.decode()
+    assert visitor.post("/language", {"language": "xx"}).status_code == 400
+    alice.refresh_from_db()
+    assert alice.language == "zh-hans"
+    assert visitor.get("/language").status_code == 405

@@ -221,8 +221,8 @@ class Field:
             assert set(answer.data) == {"user", "to"}, answer
             assert answer.data["to"] == "/", answer
             self.user_id = fits(answer.data["user"], USER)["id"]
-            cookies = answer.headers.get_all("Set-Cookie")
-            cookie = next(each for each in cookies if each.startswith("cjj365="))
+            cookie = answer.headers["Set-Cookie"]  # the first one
+            assert cookie.startswith("cjj365="), cookie
             assert "path=/" in cookie.lower(), cookie
             assert "httponly" in cookie.lower(), cookie
             self.owner = Client(self.url, Cookie=cookie.partition(";")[0])
@@ -244,6 +244,7 @@ class Field:
         self.stranger.get("/auth/profile").refuses(401)
         second = self.stranger.post("/auth", self.login).headers["Set-Cookie"].partition(";")[0]
         leaving = Client(self.url, Cookie=second)
+        fits(leaving.get("/auth/profile").data, PROFILE)
         assert leaving.post("/auth/logout").status == 204
         leaving.get("/auth/profile").refuses(401)
 

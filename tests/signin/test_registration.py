@@ -10,7 +10,7 @@ from accounts.models import AuditEvent, User
 from signin import mailedcodes
 from signin.models import MailedCode
 from tests.factories import PASSWORD
-from tests.signin.conftest import NEW_PASSWORD
+from tests.signin.conftest import NEW_PASSWORD, codes_of
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 BODY = {
@@ -57,6 +57,17 @@ def test_a_code_by_mail_makes_the_user(ask, is_open, mailed_code, client_of):
     login = {"email": email, "password": PASSWORD}
     assert client_of().post("/auth/general", login).status_code == 200
     assert AuditEvent.objects.filter(action="user.registered", owner=user).count() == 1
+
+
+def test_the_language_of_a_registration_is_that_of_the_mails(client_of, is_open, mailbox):
+    said = {"HTTP_ACCEPT_LANGUAGE": "zh-CN"}
+    assert client_of().post("/auth/general", BODY, **said).status_code == 200
+    (code,) = codes_of(mailbox)
+    body = {"action": "activate-user", "email": BODY["email"], "verify_code": code}
+    assert client_of().post("/auth/general", body).status_code == 200
+    user = User.objects.get()
+    assert user.language == "zh-hans"
+    assert client_of(user).get("/auth/profile").data_member["language"] == "zh-hans"
 
 
 @pytest.mark.parametrize(

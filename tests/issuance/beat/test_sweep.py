@@ -102,7 +102,7 @@ def test_a_look_does_not_need_the_dns_api_or_the_ca(world, account, credential, 
     lanes.note(lane_of_credential(credential).key, Standing.TROUBLE)
     lanes.note(catalog.lane_of_account(account).key, Standing.TROUBLE)
     sweep.sweep.run()
-    assert sent(world) == 5
+    assert world.sent.count("issuance.look") == 1
 
 
 def test_an_owner_gets_a_quarter_while_others_wait(world, account, credential, bob, small):
@@ -296,12 +296,24 @@ def test_a_crowd_that_waits_for_its_records_delays_no_new_order(
     world, account, credential, monkeypatch
 ):
     monkeypatch.setattr(dispatch, "MOST_ON_THEIR_WAY", 10)
-    monkeypatch.setattr(admission, "LOOKED_AT", 20)
+    monkeypatch.setattr(workflow, "BATCH", 5)
     due(world, account, credential, 60, state="presented", names="waits")
     due(world, account, credential, 3, names="new")
     sweep.sweep.run()
     assert world.sent.count("chain") == 3
-    assert Issuance.objects.filter(state="presented", queued_at=world.time).count() == 20
+    assert world.sent.count("issuance.look") == admission.LOOKS
+
+
+def test_a_look_that_was_sent_and_lost_is_sent_again(world, account, credential, monkeypatch):
+    monkeypatch.setattr(admission, "LOOKS", 1)
+    due(world, account, credential, 3, state="presented")
+    sweep.sweep.run()
+    world.messages.clear()
+    sweep.sweep.run()
+    assert world.sent.count("issuance.look") == 1
+    world.advance(workflow.LEASE + 1)
+    sweep.sweep.run()
+    assert world.sent.count("issuance.look") == 2
 
 
 def test_one_look_follows_another_while_more_are_due(world, account, credential, monkeypatch):
