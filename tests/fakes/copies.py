@@ -116,7 +116,7 @@ class Copies:
         values = {field.column: self.value(model, field) for field in fields} | (other or {})
         table, key = model._meta.db_table, model._meta.pk.column
         columns = ", ".join(f'"{each}"' for each in values)
-        # The keys fit together, and to check each takes long. Only certificates need their triggers.
+        # To check each key takes long. Only certificates need their triggers.
         role = "origin" if model.__name__ == "Certificate" else "replica"
         with connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL session_replication_role = {role}")
