@@ -7,7 +7,6 @@ from django.contrib.auth.forms import UserChangeForm
 from django.contrib.auth.models import Group
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from unfold.admin import checkbox
 from unfold.forms import AdminPasswordChangeForm
@@ -16,6 +15,7 @@ from accounts import audit, quotas, services, sessions
 from accounts.models import ApiKey, AuditEvent, SavedView, Session, User
 from certctrl.admin import ManyRows, ReadOnlyAdmin
 from certctrl.errors import Conflict
+from certctrl.sentences import sentence as _
 
 admin.site.unregister(Group)  # permissions come from the owner, not from groups
 
@@ -40,7 +40,7 @@ class UserAdmin(DjangoUserAdmin, ManyRows):  # type: ignore[misc,type-arg]
             None,
             {"fields": ("email", "password", "name", "kind", "country_of_residence", "language")},
         ),
-        (gettext_lazy("May"), {"fields": ("is_active", "is_staff", "is_superuser")}),
+        (gettext_lazy("Role"), {"fields": ("is_active", "is_staff", "is_superuser")}),
         (gettext_lazy("Quotas"), {"fields": ("quotas", "usage")}),
         (gettext_lazy("Times"), {"fields": ("last_login", "date_joined")}),
     )
@@ -51,8 +51,14 @@ class UserAdmin(DjangoUserAdmin, ManyRows):  # type: ignore[misc,type-arg]
     def usage(self, user: User) -> str:
         """Return the used number and the limit of each quota, as text for the admin."""
         return ", ".join(
-            _("%(name)s: %(used)d of %(limit)s")
-            % {**row, "limit": _("any") if row["limit"] is None else row["limit"]}
+            str(
+                _(
+                    "%(name)s: %(used)d of %(limit)s",
+                    name=row["name"],
+                    used=row["used"],
+                    limit=_("any") if row["limit"] is None else row["limit"],
+                )
+            )
             for row in quotas.usage(user)
         )
 
@@ -80,7 +86,7 @@ class UserAdmin(DjangoUserAdmin, ManyRows):  # type: ignore[misc,type-arg]
 
         def act(user: User) -> None:
             if user.pk == staff(request).pk:
-                raise Conflict("You cannot lock yourself out. Ask another member of the staff.")
+                raise Conflict(_("You cannot lock yourself out. Ask another member of the staff."))
             services.lock_out(user)
 
         def said(number: int) -> str:
@@ -104,7 +110,7 @@ class UserAdmin(DjangoUserAdmin, ManyRows):  # type: ignore[misc,type-arg]
     def end_sessions(self, request: HttpRequest, chosen: QuerySet[User]) -> None:
         def act(user: User) -> None:
             if not sessions.end_all(user):
-                raise Conflict(f"{user.email} has no session.")
+                raise Conflict(_("%(email)s has no session.", email=user.email))
 
         def said(number: int) -> str:
             return ngettext(
@@ -161,7 +167,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
 
         def act(key: ApiKey) -> None:
             if not services.revoke_api_key(key):
-                raise Conflict(f"The API key {key} is revoked already.")
+                raise Conflict(_("The API key %(key)s is revoked already.", key=key))
 
         def said(number: int) -> str:
             return ngettext(
@@ -201,7 +207,7 @@ class SessionAdmin(ReadOnlyAdmin):
             found = Session.objects.filter(session_key__startswith=public_id)
             session = found.select_related("user").first()
             if not session or not session.user:
-                raise Conflict(f"The session {public_id} has ended, or has no user.")
+                raise Conflict(_("The session %(id)s has ended, or has no user.", id=public_id))
             sessions.end(session.user, public_id)
 
         def said(number: int) -> str:
@@ -231,4 +237,4 @@ class AuditEventAdmin(ReadOnlyAdmin):
         """Return the event's place in the chain, or say that it has none yet."""
         if event.place is None:
             return _("not sealed yet")
-        return _("event %(place)d") % {"place": event.place}
+        return _("event %(place)d", place=event.place)

@@ -5,22 +5,25 @@ Tables may have millions of rows. See docs/decisions/0057-pages-read-few-rows.md
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from contextlib import suppress
+from functools import cached_property, reduce
+from operator import or_
 from typing import Any, ClassVar, cast
 
 from django.contrib import messages
 from django.contrib.admin import ShowFacets, SimpleListFilter
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.core.exceptions import ValidationError
 from django.core.paginator import Paginator
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.functional import Promise
-from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from unfold.admin import ModelAdmin
 
 from certctrl.errors import ApiError
+from certctrl.sentences import sentence as _
 
 MOST_COUNTED = 10_000
 NEWEST = 10_000  # rows that a search or a filter reads
@@ -75,8 +78,9 @@ class ManyRows(ModelAdmin):  # type: ignore[misc]
 
     `search_fields` are searched in the newest rows. Filters read the newest rows too, except those
     of a PartFilter. `indexed_search` has lookups of indexed columns, such as
-    "certificate__domain__startswith", which are searched in all rows. The newest rows have the
-    largest values of the column `age`, which has an index.
+    "certificate__domain__startswith", which are searched in all rows. Such a column of another
+    table is not searched otherwise, because a plan might read the whole table. The newest rows have
+    the largest values of the column `age`, which has an index.
     """
 
     list_per_page = 50
@@ -108,12 +112,23 @@ class ManyRows(ModelAdmin):  # type: ignore[misc]
         if not term:
             return queryset, False
         rows = self.model._default_manager.all()
-        in_newest, _distinct = super().get_search_results(request, self._newest(rows), term)
-        found = set(in_newest.order_by("-pk").values_list("pk", flat=True)[:MOST_FOUND])
+        in_newest = self._with_words(self._newest(rows), term).order_by("-pk")
+        found = set(in_newest.values_list("pk", flat=True)[:MOST_FOUND])
         for lookup in self.indexed_search:
-            matching = rows.filter(**{lookup: term}).values_list("pk", flat=True)
-            found.update(matching[:MOST_FOUND])
+            with suppress(ValidationError):  # the term is no UUID
+                matching = rows.filter(**{lookup: term}).values_list("pk", flat=True)
+                found.update(matching[:MOST_FOUND])
         return queryset.filter(pk__in=found), False
+
+    def _with_words(self, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
+        """Return the rows that have each word of the term in one of their columns."""
+        indexed = {lookup.removesuffix("__startswith") for lookup in self.indexed_search}
+        fields = [name for name in self.search_fields if "__" not in name or name not in indexed]
+        if not fields:
+            return rows.none()
+        for word in term.split():
+            rows = rows.filter(reduce(or_, (Q(**{f"{name}__icontains": word}) for name in fields)))
+        return rows
 
     def _newest(self, rows: QuerySet[Any]) -> QuerySet[Any]:
         every = self.model._default_manager.order_by(f"-{self.age}")
@@ -155,8 +170,11 @@ class ManyRows(ModelAdmin):  # type: ignore[misc]
         """
         rows = list(chosen[: MOST_CHOSEN + 1])
         if len(rows) > MOST_CHOSEN:
-            what = _("More than %(most)d rows are chosen. Nothing was done. Choose fewer.")
-            self.message_user(request, what % {"most": MOST_CHOSEN}, messages.ERROR)
+            what = _(
+                "More than %(most)d rows are chosen. Nothing was done. Choose fewer.",
+                most=MOST_CHOSEN,
+            )
+            self.message_user(request, what, messages.ERROR)
             return
         reasons: Counter[str] = Counter()
         for row in rows:
@@ -180,7 +198,7 @@ def _left_alone(reasons: Counter[str]) -> str:
 
 def _shown(reasons: Counter[str]) -> Iterator[str]:
     for what, number in reasons.most_common(MOST_REASONS):
-        yield f"{what} ({number})" if number > 1 else what
+        yield f"{what} ({number})" if number > 1 else f"{what}"
     if (more := len(reasons) - MOST_REASONS) > 0:
         yield ngettext("%(more)d more reason.", "%(more)d more reasons.", more) % {"more": more}
 

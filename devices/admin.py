@@ -1,11 +1,11 @@
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from certctrl.admin import ReadOnlyAdmin
 from certctrl.errors import Conflict
+from certctrl.sentences import sentence as _
 from devices import services
 from devices.models import (
     AgentChallenge,
@@ -38,7 +38,7 @@ class DeviceAdmin(ReadOnlyAdmin):
 
         def act(device: Device) -> None:
             if device.status == Device.Status.REVOKED:
-                raise Conflict(f"The device {device} is revoked already.")
+                raise Conflict(_("The device %(name)s is revoked already.", name=device))
             services.revoke_device(device)
 
         def said(number: int) -> str:

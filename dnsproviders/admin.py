@@ -1,12 +1,12 @@
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from accounts import audit
 from certctrl.admin import OpenFilter, ReadOnlyAdmin
 from certctrl.errors import Conflict
+from certctrl.sentences import sentence as _
 from certctrl.turns import LostTurn, Wait
 from dnsproviders import records
 from dnsproviders.models import ApiBucket, DnsCredential, TxtRecord
@@ -51,14 +51,19 @@ class TxtRecordAdmin(ReadOnlyAdmin):
 
         def act(record: TxtRecord) -> None:
             if not TxtRecord.objects.in_the_zone().filter(pk=record.pk).exists():
-                raise Conflict(f"{record} is not in its zone.")
+                raise Conflict(_("%(record)s is not in its zone.", record=record))
             try:
                 records.mark_removed_by_hand(record)
             except Wait:
-                raise Conflict(f"A cleanup is working on {record}. Try again.") from None
+                raise Conflict(
+                    _("A cleanup is working on %(record)s. Try again.", record=record)
+                ) from None
             except LostTurn:
                 raise Conflict(
-                    f"{record} was not marked, because a cleanup has started. Try again."
+                    _(
+                        "%(record)s was not marked, because a cleanup has started. Try again.",
+                        record=record,
+                    )
                 ) from None
             audit.note(record.credential.owner, "record.removed_by_hand", str(record))
 

@@ -5,7 +5,6 @@ from typing import ClassVar, cast
 from django.contrib import admin
 from django.db.models import Prefetch, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from unfold.admin import TabularInline
 
@@ -13,6 +12,7 @@ from accounts import audit
 from accounts.models import User
 from certctrl.admin import MOST_CHOSEN, OpenFilter, PartFilter, ReadOnlyAdmin
 from certctrl.errors import Conflict
+from certctrl.sentences import sentence as _
 from issuance import drills, services
 from issuance.models import (
     NOT_SERVED,
@@ -90,7 +90,12 @@ class CertificateAdmin(ReadOnlyAdmin):
 
         def act(certificate: Certificate) -> None:
             if certificate.current and certificate.current.revoke_asked_at:
-                raise Conflict(f"The revocation of {certificate.domain} was asked for already.")
+                raise Conflict(
+                    _(
+                        "The revocation of %(domain)s was asked for already.",
+                        domain=certificate.domain,
+                    )
+                )
             services.revoke(certificate, 0, *who)
 
         def said(number: int) -> str:
@@ -300,7 +305,8 @@ class ReservationAdmin(ReadOnlyAdmin):
 @admin.register(ReservedToken)
 class ReservedTokenAdmin(ReadOnlyAdmin):
     list_display = ("reservation", "bucket", "cost")
-    search_fields = ("bucket__label", "bucket__subject")
+    search_fields = ("reservation__issuance__certificate__domain",)
+    indexed_search = ("reservation__issuance__certificate__domain__startswith",)
     list_select_related = ("reservation", "bucket")
 
 
@@ -324,7 +330,7 @@ class DrillAdmin(ReadOnlyAdmin):
     def stop(self, request: HttpRequest, chosen: QuerySet[Drill]) -> None:
         def act(drill: Drill) -> None:
             if drill.stopped_at:
-                raise Conflict(f"Drill {drill.pk} is stopped already.")
+                raise Conflict(_("Drill %(id)s is stopped already.", id=drill.pk))
             drills.stop(drill, *self._who(request))
 
         def said(number: int) -> str:
@@ -338,7 +344,7 @@ class DrillAdmin(ReadOnlyAdmin):
     def resume(self, request: HttpRequest, chosen: QuerySet[Drill]) -> None:
         def act(drill: Drill) -> None:
             if not drill.stopped_at and not drill.ended_at:
-                raise Conflict(f"Drill {drill.pk} is running.")
+                raise Conflict(_("Drill %(id)s is running.", id=drill.pk))
             drills.resume(drill, *self._who(request))
 
         def said(number: int) -> str:

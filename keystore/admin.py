@@ -3,13 +3,13 @@ from typing import Any
 from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from unfold.decorators import action
 
 from accounts import audit
 from certctrl import dispatch
 from certctrl.admin import ReadOnlyAdmin
+from certctrl.sentences import sentence as _
 from keystore import rotation, tasks
 from keystore.masterkeys import MasterKeyProblem
 from keystore.models import Envelope, KeyWrap, RecipientKey
@@ -20,6 +20,7 @@ class EnvelopeAdmin(ReadOnlyAdmin):
     list_display = ("uuid", "owner", "purpose", "policy", "created_at")
     list_filter = ("policy",)
     search_fields = ("uuid", "owner__email")
+    indexed_search = ("uuid",)
     fields = ("uuid", "owner", "purpose", "policy", "created_at")
     list_select_related = ("owner",)
 
@@ -28,6 +29,7 @@ class EnvelopeAdmin(ReadOnlyAdmin):
 class KeyWrapAdmin(ReadOnlyAdmin):
     list_display = ("envelope", "master_key_id", "recipient_key", "created_at")
     search_fields = ("envelope__uuid", "master_key_id")
+    indexed_search = ("envelope__uuid",)
     fields = ("envelope", "master_key_id", "recipient_key", "created_at")
     list_select_related = ("envelope", "recipient_key")
     actions_list = ("rotate_master_key",)
@@ -57,14 +59,16 @@ class KeyWrapAdmin(ReadOnlyAdmin):
         user: Any = request.user
         said = _(
             "Master key %(id)s wraps now. A worker wraps the older data keys with it. The audit log"
-            " says when it is done."
+            " says when it is done.",
+            id=key_id,
         )
         if not dispatch.nudge(tasks.finish_rotation, user.pk):
             said = _(
                 "Master key %(id)s wraps now. The workers cannot be reached, so the older data keys"
-                " are not wrapped with it yet. Rotate again later. No second key is made."
+                " are not wrapped with it yet. Rotate again later. No second key is made.",
+                id=key_id,
             )
-        self.message_user(request, said % {"id": key_id}, messages.SUCCESS)
+        self.message_user(request, said, messages.SUCCESS)
 
 
 @admin.register(RecipientKey)

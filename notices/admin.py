@@ -5,6 +5,7 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from certctrl.admin import OpenFilter, ReadOnlyAdmin
 from certctrl.errors import Conflict
+from certctrl.sentences import sentence as _
 from notices import delivery, webhooks
 from notices.models import Delivery, Notice, NoticeSettings, Webhook
 
@@ -40,7 +41,7 @@ class WebhookAdmin(ReadOnlyAdmin):
     def disable(self, request: HttpRequest, chosen: QuerySet[Webhook]) -> None:
         def act(webhook: Webhook) -> None:
             if not webhook.enabled:
-                raise Conflict(f"The webhook {webhook} is disabled already.")
+                raise Conflict(_("The webhook %(name)s is disabled already.", name=webhook))
             webhooks.update_webhook(webhook, {"enabled": False})
 
         def said(number: int) -> str:
@@ -54,7 +55,7 @@ class WebhookAdmin(ReadOnlyAdmin):
     def enable(self, request: HttpRequest, chosen: QuerySet[Webhook]) -> None:
         def act(webhook: Webhook) -> None:
             if webhook.enabled:
-                raise Conflict(f"The webhook {webhook} is enabled already.")
+                raise Conflict(_("The webhook %(name)s is enabled already.", name=webhook))
             webhooks.update_webhook(webhook, {"enabled": True})
 
         def said(number: int) -> str:
@@ -86,7 +87,7 @@ class DeliveryAdmin(ReadOnlyAdmin):
         "error_what",
     )
     list_filter = (OpenFilter, "channel", ("given_up_at", admin.EmptyFieldListFilter))
-    search_fields = ("notice__subject", "owner__email", "webhook__name")
+    search_fields = ("owner__email", "webhook__name", "error_what")
     list_select_related = ("notice", "owner", "webhook")
     actions = ("send_again",)
 

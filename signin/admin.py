@@ -3,10 +3,10 @@
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from certctrl.admin import OpenFilter, ReadOnlyAdmin
+from certctrl.sentences import sentence as _
 from signin import secondfactor
 from signin.models import ExternalIdentity, MailedCode, RecoveryCode, SecondFactor
 

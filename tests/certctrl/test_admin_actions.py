@@ -209,6 +209,14 @@ def test_staff_who_are_no_superusers_only_read(client, rows):
     assert client.get(reverse("admin:keystore_keywrap_rotate_master_key")).status_code == 403
 
 
+def test_actions_and_their_sentences_are_in_the_language_of_the_person(client, staff, alice):
+    client.cookies["language"] = "zh-hans"
+    listed = client.get(reverse("admin:accounts_user_changelist")).content.decode()
+    assert "结束所有会话" in listed
+    assert "此操作无法撤销" in post(client, key_of(alice), "revoke").content.decode()
+    assert acted(client, alice, "lock_out") == "已锁定 1 个用户。"
+
+
 def test_an_action_of_too_many_rows_does_nothing(client, staff, alice, monkeypatch):
     monkeypatch.setattr(admin, "MOST_CHOSEN", 1)
     bob = factories.UserFactory()

@@ -125,9 +125,9 @@ def test_the_database_keeps_a_sentence_with_its_parts(alice: User):
 # The calls whose texts people read, beside the exceptions.
 SINKS = {"Done", "Judgement", "Finding", "Denial", "Lane", "Condition", "raise_once", "event"}
 VARIABLES = {"what", "subject", "body"}  # the names of sentences
-# Messages of commands, of the start and of the admin stay English.
+# Messages of commands and of the start stay English.
 ENGLISH = (
-    *("management", "masterkeys", "migrations", "admin.py"),
+    *("management", "masterkeys", "migrations"),
     *("configfile.py", "datastores.py", "fileset.py"),
 )
 
