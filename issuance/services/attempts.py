@@ -165,10 +165,11 @@ def advance(issuance: Issuance | None) -> Issuance | None:
     """
     if not issuance or not issuance.is_open:
         return issuance
-    now = clock.now()
-    idle = Issuance.objects.sendable(now).filter(pk=issuance.pk, holder="")
-    if not issuance.is_unsent and not idle.update(queued_at=now):
-        return issuance
+    if not issuance.is_unsent:
+        now = clock.now()
+        idle = Issuance.objects.sendable(now).filter(pk=issuance.pk, holder="")
+        if not idle.update(queued_at=now):
+            return issuance
     issuance.is_unsent = False
     if issuance.account.is_private and run_inline(issuance):
         issuance.refresh_from_db()
