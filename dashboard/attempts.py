@@ -8,6 +8,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
+from authorities import exchanges
 from certctrl import clock, errors
 from certctrl.sentences import part_of
 from dashboard.certificate import certificate_of, curls
@@ -65,6 +66,7 @@ def facts(certificate: Certificate, issuance: Issuance) -> dict[str, Any]:
         "showing": len([each for each in servers if each["state"] == "shows"]),
         "usual": usual(certificate) if issuance.is_open else None,
         "ca_said": said(issuance.error_what),
+        "is_debugged": exchanges.is_on(issuance.account),
         "records": list(
             issuance.authorizations.filter(record__isnull=False)
             .select_related("record")

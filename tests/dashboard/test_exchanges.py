@@ -44,10 +44,14 @@ def test_a_call_to_a_dns_api_is_named(visitor, certificate):
     assert "no answer" not in shown
 
 
-def test_only_an_account_with_debugging_has_the_link(visitor, certificate):
+def test_only_attempts_with_debugging_have_the_link(visitor, certificate, settings):
     attempt = certificate.issuances.get()
     address = f"/certificates/{certificate.pk}/attempts/{attempt.pk}"
     assert "Exchanges with the CA" not in visitor.get(address).content.decode()
     attempt.account.log_level = "debug"
     attempt.account.save()
+    assert "Exchanges with the CA" in visitor.get(address).content.decode()
+    attempt.account.log_level = ""
+    attempt.account.save()
+    settings.ACME_LOG_LEVEL = "debug"
     assert "Exchanges with the CA" in visitor.get(address).content.decode()
