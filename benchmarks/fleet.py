@@ -7,7 +7,6 @@ Redis, one web process, and a connection for each device.
 """
 
 import asyncio
-import os
 import pathlib
 import statistics
 import sys
@@ -181,7 +180,7 @@ def threads_of(pid: int) -> int:
     return len(list(pathlib.Path(f"/proc/{pid}/task").iterdir()))
 
 
-def measure(site: Site, row: str, waits: Any, sizes: Sizes) -> None:
+def measure(site: Site, row: str, waits: Waits, sizes: Sizes) -> None:
     pid = sites.pids(site)["web"]
     pause = threading.Event()
     pause.wait(sizes.settled)
@@ -229,13 +228,14 @@ def measure(site: Site, row: str, waits: Any, sizes: Sizes) -> None:
 
 def main() -> int:
     rows, sizes = asked(ROWS)
-    for row in rows:
-        with sites.web_only(MAX_DEVICES=str(sizes.devices + 100)) as site:
-            sites.use_database(site)
-            measure(site, row, {"polls": polls, "sockets": sockets}[row], sizes)
-        if row != rows[-1]:  # Django's settings are read once
-            again = [sys.executable, "-m", "benchmarks.fleet", *sys.argv[1:], "--rows", rows[-1]]
-            os.execv(sys.executable, again)
+    waits: dict[str, Waits] = {"polls": polls, "sockets": sockets}
+    with sites.web_only(MAX_DEVICES=str(len(rows) * sizes.devices + 100)) as site:
+        sites.use_database(site)
+        for row in rows:
+            measure(site, row, waits[row], sizes)
+            site.kill("web")  # the next row begins with a new web process
+            site.start_web()
+            site.until_web_answers()
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from celery import Task, shared_task
 from django.conf import settings
 
-from certctrl import lanes
+from certctrl import board, clock, lanes
 from certctrl.dispatch import BEGUN, FIRST, send, under_own_turn
 from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, stopping
@@ -21,7 +21,21 @@ from issuance.models import Issuance
 from issuance.renewal import ari
 
 MOST_LOOKS = 20  # batches of one message
-_goes_on = threading.Lock()  # held by the look of this process that goes on
+
+
+class Going:
+    """The look of this process that goes on. `since` is when its batch began."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.since = 0.0
+
+    @property
+    def is_late(self) -> bool:
+        return clock.monotonic() - self.since > board.SLOW
+
+
+_going = Going()
 
 
 def step_task(step: workflow.Step) -> "Task[Any, Any]":
@@ -99,12 +113,16 @@ def look() -> None:
     """Look for a batch of attempts. Send on those whose records every server shows.
 
     While more are due, one look of this process goes on with the next batch at once. More of them
-    would not be faster, because a look needs a core. A look that lasts long, because servers are
-    silent, leaves room for those that the sweep sends.
+    would not be faster, because a look needs a core. When its batch takes long, because servers are
+    silent, others look at one batch each.
     """
-    goes_on = _goes_on.acquire(blocking=False)
+    goes_on = _going.lock.acquire(blocking=False)
+    if not goes_on and not _going.is_late:
+        return Issuance.objects.put_looks_back()
     try:
         for _look in range(MOST_LOOKS if goes_on else 1):
+            if goes_on:
+                _going.since = clock.monotonic()
             try:
                 with lanes.enter(LOOKS):
                     shown = workflow.look()
@@ -116,7 +134,7 @@ def look() -> None:
         return None
     finally:
         if goes_on:
-            _goes_on.release()
+            _going.lock.release()
 
 
 def start_all(issuance_ids: Iterable[int]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from django.apps import apps
 
 from authorities import catalog
-from certctrl import board, dispatch, lanes
+from certctrl import board, clock, dispatch, lanes
 from certctrl.lanes import Standing
 from certctrl.turns import Turns
 from dnsproviders.models import TxtRecord
@@ -335,6 +335,20 @@ def test_one_look_follows_another_while_more_are_due(world, account, credential,
     world.zone.hides = True
     due(world, account, credential, 12, state="presented")
     tasks.look.run()
+    assert not Issuance.objects.needs_look().exists()
+
+
+def test_a_second_look_of_a_process_helps_only_a_slow_one(world, account, credential):
+    world.zone.hides = True
+    due(world, account, credential, 3, state="presented")
+    sweep.sweep.run()
+    with tasks._going.lock:
+        tasks._going.since = clock.monotonic()
+        tasks.look.run()
+        waits = Issuance.objects.needs_look().filter(queued_at=None)
+        assert waits.count() == 3, "the next sweep sends it again"
+        tasks._going.since -= board.SLOW + 1
+        tasks.look.run()
     assert not Issuance.objects.needs_look().exists()
 
 
