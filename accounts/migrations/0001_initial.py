@@ -8,9 +8,9 @@ from django.db import migrations, models
 
 
 # The database itself refuses to change or remove an audit event, with two exceptions: an event is
-# sealed once, and an event that an `audit.archived` event covers may be removed. TRUNCATE stays
-# possible on PostgreSQL, because tests empty tables with it. SQLite fires no trigger for the rows that
-# its OR REPLACE deletes, so an UPDATE or INSERT that would replace one is refused too.
+# sealed once, and an event that an `audit.archived` event covers may be removed. SQLite fires no
+# trigger for the rows that its OR REPLACE deletes, so an UPDATE or INSERT that would replace one is
+# refused too.
 FORBID = {
     "postgresql": ["""
 CREATE FUNCTION accounts_auditevent_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
