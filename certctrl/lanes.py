@@ -22,6 +22,7 @@ from django.core.cache import cache
 
 from certctrl import board, clock
 from certctrl.board import Call
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, Wait
 
 IN_TROUBLE = 2  # calls at a time to a party that is in trouble
@@ -185,7 +186,9 @@ def _refuse_more(shown: board.Board, lane: Lane, number: int, owner: int, but: i
     if len(same) >= may_have or (not is_well and len(slow) >= max(1, shown.threads * 3 // 4)):
         is_known = answer != Standing.UNKNOWN or any(each.is_slow for each in same)
         # A party that was not called lately is not blamed.
-        what = f"It waits for its turn, because {lane.name} answers late or not at all."
+        what = _(
+            "It waits for its turn, because %(name)s answers late or not at all.", name=lane.name
+        )
         raise Full(PAUSES[answer == Standing.TROUBLE], what if is_known else "", imposed=True)
     if is_well and lane.is_judged:
         return
@@ -198,6 +201,6 @@ def _refuse_more(shown: board.Board, lane: Lane, number: int, owner: int, but: i
     if owner and len(theirs) >= half:
         raise Full(
             PAUSES[False],
-            "It waits for its turn, because other calls of the same owner take long.",
+            _("It waits for its turn, because other calls of the same owner take long."),
             imposed=True,
         )

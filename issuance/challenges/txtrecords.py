@@ -5,7 +5,8 @@ from typing import Any
 
 from django.db.models import Exists, OuterRef, QuerySet
 
-from certctrl import clock
+from authorities import exchanges
+from certctrl import clock, watching
 from certctrl.statements import Parameter, select
 from dnsproviders import records
 from dnsproviders.models import TxtRecord, TxtRecordQuerySet
@@ -74,4 +75,12 @@ def _left(issuance: Parameter, at: Parameter) -> QuerySet[TxtRecord, Any]:
 
 def withdraw(record_id: int) -> None:
     """Remove a record from its zone unless an attempt needs it. Raise Wait and Trouble."""
-    records.withdraw(record_id, is_needed)
+    with watching.by(lambda call: _note(call, record_id)):
+        records.withdraw(record_id, is_needed)
+
+
+def _note(call: watching.ApiCall, record_id: int) -> None:
+    """Store a call of a cleanup with the newest attempt of the record, while debugging is on."""
+    of_record = Issuance.objects.filter(authorizations__record=record_id)
+    if attempt := of_record.select_related("account").order_by("-pk").first():
+        exchanges.record_call(call, attempt.account, "cleanup", attempt.pk)

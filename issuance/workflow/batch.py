@@ -15,6 +15,7 @@ from django.db import transaction
 from django.db.models import F
 
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, Wait
 from issuance.models import Issuance, IssuanceEvent
 from issuance.workflow import machine
@@ -76,8 +77,10 @@ def _stumble(rows: Sequence[Issuance]) -> list[int]:
     def fail(issuance: Issuance) -> Done:
         raise Trouble(
             "internal",
-            "Internal error while looking at the challenges. It is retried; the server log has the"
-            " details.",
+            _(
+                "Internal error while looking at the challenges. It is retried; the server "
+                "log has the details."
+            ),
         )
 
     return [row.pk for row in rows if machine.run(STEP, row, fail)]
