@@ -100,13 +100,18 @@ def a_part_is_gone(folder: Path) -> None:
 
 
 DAMAGES = [
-    zeros_at_the_end,
-    zeros_in_the_middle,
     cut,
-    only_zeros,
     garbage_as_manifest,
-    garbage_as_base,
-    a_part_is_gone,
+    *(
+        pytest.param(damage, marks=pytest.mark.slow)
+        for damage in (
+            zeros_at_the_end,
+            zeros_in_the_middle,
+            only_zeros,
+            garbage_as_base,
+            a_part_is_gone,
+        )
+    ),
 ]
 
 
