@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 from django.contrib.auth import SESSION_KEY
+from django.contrib.auth.backends import ModelBackend
 from django.contrib.sessions.backends.db import SessionStore as DatabaseStore
 from django.db import OperationalError
 from django.db.models import QuerySet
@@ -19,6 +20,8 @@ from django.utils import timezone
 from accounts import audit
 from accounts.models import Session, User
 from certctrl import clock, errors, retention
+from certctrl.sentences import sentence as _
+from certctrl.statements import Parameter, select
 
 log = structlog.get_logger()
 
@@ -32,6 +35,24 @@ def digest_of(session_key: str) -> str:
     A session id has about 165 random bits.
     """
     return hashlib.sha256(f"session:{session_key}".encode()).hexdigest()[:40]
+
+
+@select
+def _open(digest: Parameter, now: Parameter) -> QuerySet[Session]:
+    return Session.objects.filter(session_key=digest, expire_date__gt=now)
+
+
+@select
+def _user(pk: Parameter) -> QuerySet[User]:
+    return User.objects.filter(pk=pk)
+
+
+class Users(ModelBackend):
+    """Django's backend, with one compiled statement for the user of each request."""
+
+    def get_user(self, user_id: int) -> User | None:
+        found: list[User] = _user(pk=user_id)
+        return found[0] if found and self.user_can_authenticate(found[0]) else None
 
 
 class SessionStore(DatabaseStore):
@@ -49,11 +70,11 @@ class SessionStore(DatabaseStore):
         )
 
     def _get_session_from_db(self) -> Any:
-        row = self._rows().first()
-        if row is None:
+        digest = digest_of(self.session_key or "")
+        self.row = next(iter(_open(digest=digest, now=timezone.now())), None)
+        if self.row is None:
             self._session_key = None
-        self.row = row
-        return row
+        return self.row
 
     async def _aget_session_from_db(self) -> Any:
         row = await self._rows().afirst()
@@ -136,8 +157,16 @@ def end(user: User, public_id: str) -> None:
         user.sessions.filter(session_key__startswith=public_id) if len(public_id) == 16 else None
     )
     if not found or not found.delete()[0]:
-        raise errors.NotFound("There is no such session, or it has ended.")
+        raise errors.NotFound(_("There is no such session, or it has ended."))
     audit.note(user, "session.ended", f"session:{public_id}")
+
+
+def end_all(user: User) -> int:
+    """End all sessions of the user. Return how many ended."""
+    ended: int = user.sessions.all().delete()[0]
+    if ended:
+        audit.note(user, "session.all_ended", f"user:{user.pk}", sessions=ended)
+    return ended
 
 
 def end_others(request: HttpRequest, user: User) -> int:

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, NoReturn, TextIO
 
 import structlog
@@ -66,6 +67,8 @@ SECRET_VALUES = (
         rf"\1{MASK}",
     ),
 )
+# No pattern matches such a text, and most values are one.
+PLAIN = re.compile(r"[a-z0-9.]*")
 # Libraries that log too much: whole URLs, signed bodies, a line for each task.
 QUIET = {
     "urllib3": logging.ERROR,
@@ -133,12 +136,15 @@ class Secret:
 
 def mask(text: str) -> str:
     """Return the text with PEM blocks, tokens, passwords and URL queries masked."""
+    if PLAIN.fullmatch(text, 0, LONGEST) and len(text) <= LONGEST:
+        return text
     text = text[:LONGEST]
     for pattern, instead in SECRET_VALUES:
         text = pattern.sub(instead, text)
     return text
 
 
+@lru_cache(maxsize=1024)
 def is_secret(name: str) -> bool:
     """Return whether a value with this name is secret."""
     words = [word.lower() for word in WORDS.findall(name)]

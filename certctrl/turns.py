@@ -13,7 +13,7 @@ a death.
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from multiprocessing.sharedctypes import RawValue
@@ -25,6 +25,8 @@ from django.db import DEFAULT_DB_ALIAS, connections, models, transaction
 from django.db.models import Case, DateTimeField, F, Q, Value, When
 
 from certctrl import board, clock
+from certctrl.sentences import Sentence, with_parts
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, Select, Update
 
 log = structlog.get_logger()
@@ -65,9 +67,15 @@ def printable(what: str) -> str:
     """Return the sentence with unprintable characters as spaces, cut to MOST_SAID characters.
 
     Sentences quote text from other servers, and each attempt and event stores them. No text column
-    accepts a NUL character.
+    accepts a NUL character. A sentence that was cut is in English only.
     """
+    if isinstance(what, Sentence):
+        clean = with_parts(what, printable) if what.parts else what
+        if len(clean) <= MOST_SAID:
+            return clean
     what = what if len(what) <= MOST_SAID else what[: MOST_SAID - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    if what.isprintable():
+        return what
     return "".join(each if each.isprintable() else " " for each in what)
 
 
@@ -252,11 +260,12 @@ class TurnsQuerySet(models.QuerySet[Row]):
         """
         row = self.claim(pk, due=due, **needs)
         if row is None:
-            raise Wait(2, "The server is already working on it.")
+            raise Wait(2, _("The server is already working on it."))
         if row.deaths >= MAX_DEATHS:
             row.rest(A_DAY)
             raise Wait(
-                A_DAY.total_seconds(), "The server failed five times in a row while working on it."
+                A_DAY.total_seconds(),
+                _("The server failed five times in a row while working on it."),
             )
         try:
             with clock.limit(settings.TURN):
@@ -267,7 +276,7 @@ class TurnsQuerySet(models.QuerySet[Row]):
             if row.holder and isinstance(why, Wait):
                 row.rest(timedelta(seconds=why.seconds))
             elif row.holder:
-                what = "Internal error. It is retried; the server log has the details."
+                what = _("Internal error. It is retried; the server log has the details.")
                 row.stumble(why if isinstance(why, Trouble) else Trouble("internal", what))
             raise
 
@@ -295,6 +304,7 @@ class Turns(models.Model):
     _breaths = 0
     _ends = 0.0
     _checked = 0.0
+    _carried: "tuple[Mapping[str, Any], tuple[Callable[[], object], ...]]" = ({}, ())
 
     def begin(self, seconds: float | None = None) -> Self:
         """Start the clock of a claimed turn. `seconds` is its length, TURN by default."""
@@ -316,8 +326,27 @@ class Turns(models.Model):
             raise LostTurn
         return type(self)._base_manager.filter(pk=self.pk, holder=self.holder)
 
+    @property
+    def carries(self) -> bool:
+        """Whether this turn has something to write with its next write."""
+        return bool(self._carried[1])
+
+    def carry(self, act: Callable[[], object], **fields: Any) -> None:
+        """Let the next write of this turn write `fields` too, and call `act` in its transaction.
+
+        Nothing is written before that. So a worker that dies has not done it. The write begins
+        another turn, under a token of its own.
+        """
+        columns, acts = self._carried
+        self._carried = {**columns, **fields}, (*acts, act)
+        for name, value in fields.items():
+            setattr(self, name, value)
+
     def write(self, **fields: Any) -> None:
         """Update these columns. Raise LostTurn, and write nothing, after the turn was lost."""
+        if self.carries:
+            with self.fence(**fields):
+                return
         if not self.write_unless_changed({}, fields):
             raise LostTurn
 
@@ -376,7 +405,12 @@ class Turns(models.Model):
         LostTurn when the turn was lost. After any error this object has its old values again.
         """
         with self.atomic():
-            self.write(**(fields or {"holder": self.holder}))
+            columns, acts = self._carried
+            self._carried = {}, ()
+            begun = {**columns, **self.beginning()} if acts else {}
+            self.write(**(begun | fields or {"holder": self.holder}))
+            for act in acts:
+                act()
             yield
 
     @contextmanager
@@ -387,7 +421,7 @@ class Turns(models.Model):
         row comes first, or two transactions may wait for each other. After any error this object
         has its old values again.
         """
-        names = [each.attname for each in self._meta.concrete_fields]
+        names = ["_carried", *(each.attname for each in self._meta.concrete_fields)]
         before = {name: self.__dict__[name] for name in names if name in self.__dict__}
         try:
             with transaction.atomic():

@@ -4,14 +4,16 @@ A task carries one id. The row says what is to be done, so a message that is los
 changes nothing.
 """
 
+import threading
 from collections.abc import Iterable
 from typing import Any
 
 from celery import Task, shared_task
 from django.conf import settings
 
-from certctrl import lanes
+from certctrl import board, clock, lanes
 from certctrl.dispatch import BEGUN, FIRST, send, under_own_turn
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, stopping
 from issuance import notify, probes, workflow
 from issuance.challenges import txtrecords
@@ -19,6 +21,21 @@ from issuance.models import Issuance
 from issuance.renewal import ari
 
 MOST_LOOKS = 20  # batches of one message
+
+
+class Going:
+    """The look of this process that goes on. `since` is when its batch began."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.since = 0.0
+
+    @property
+    def is_late(self) -> bool:
+        return clock.monotonic() - self.since > board.SLOW
+
+
+_going = Going()
 
 
 def step_task(step: workflow.Step) -> "Task[Any, Any]":
@@ -33,7 +50,7 @@ def step_task(step: workflow.Step) -> "Task[Any, Any]":
         later = serve(step, issuance_id)
         given = (self.request.delivery_info or {}).get("priority")
         priority = FIRST if given is None else given
-        links = _links(issuance_id, later.state, priority)[::-1] if later else None
+        links = _links(issuance_id, later.state, priority) if later else None
         # Celery's Ignore drops links too, but it formats a traceback each time.
         self.request.update(chain=links)
 
@@ -55,7 +72,7 @@ def serve(step: workflow.Step, issuance_id: int) -> workflow.Step | None:
     return later
 
 
-LOOKS = lanes.Lane("looks", "the name servers")
+LOOKS = lanes.Lane("looks", _("the name servers"))
 STEP_TASKS = {step.name: step_task(step) for step in workflow.STEPS}
 
 
@@ -64,36 +81,60 @@ def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, priority: int
 
     Return False when the broker is away; the sweep sends them later.
     """
-    first, *rest = _links(issuance_id, state, priority)
-    return send(lambda: first.apply_async(chain=rest[::-1]), issuance=issuance_id)
+    *rest, first = _links(issuance_id, state, priority)
+    task = STEP_TASKS[workflow.STEP_AT[state].name]
+    return send(
+        lambda: task.apply_async(first["args"], chain=rest, **first["options"]),
+        issuance=issuance_id,
+    )
 
 
-def _links(issuance_id: int, state: str, priority: int) -> list[Any]:
-    """Return the steps of the chain. Celery keeps chains with the last link first."""
+def _links(issuance_id: int, state: str, priority: int) -> list[dict[str, Any]]:
+    """Return the steps of the chain as Celery's messages have them, the last link first.
+
+    To make them as signatures takes longer than to send the message.
+    """
     ahead = workflow.STEPS[workflow.STEPS.index(workflow.STEP_AT[state]) :]
-    links = [STEP_TASKS[step.name].si(issuance_id) for step in ahead]
-    for each in links:
-        each.set(expires=settings.RESEND, priority=priority)
-    return links
+    return [
+        {
+            "task": STEP_TASKS[step.name].name,
+            "args": (issuance_id,),
+            "kwargs": {},
+            "options": {"expires": settings.RESEND, "priority": priority},
+            "subtask_type": None,
+            "immutable": True,
+        }
+        for step in reversed(ahead)
+    ]
 
 
 @shared_task(name="issuance.look")
 def look() -> None:
-    """Look for batches of attempts. Send on those whose records every server shows.
+    """Look for a batch of attempts. Send on those whose records every server shows.
 
-    While more are due, the next batch follows at once. Looks that last long leave threads for
-    others. The sweep then sends this one again.
+    While more are due, one look of this process goes on with the next batch at once. More of them
+    would not be faster, because a look needs a core. When its batch takes long, because servers are
+    silent, others look at one batch each.
     """
-    for _ in range(MOST_LOOKS):
-        try:
-            with lanes.enter(LOOKS):
-                shown = workflow.look()
-        except lanes.Full:
-            return Issuance.objects.put_looks_back()
-        start_all(shown)
-        if stopping.is_set() or not Issuance.objects.needs_look().exists():
-            return None
-    return None
+    goes_on = _going.lock.acquire(blocking=False)
+    if not goes_on and not _going.is_late:
+        return Issuance.objects.put_looks_back()
+    try:
+        for _look in range(MOST_LOOKS if goes_on else 1):
+            if goes_on:
+                _going.since = clock.monotonic()
+            try:
+                with lanes.enter(LOOKS):
+                    shown = workflow.look()
+            except lanes.Full:
+                return Issuance.objects.put_looks_back()
+            start_all(shown)
+            if stopping.is_set() or not Issuance.objects.needs_look().exists():
+                return None
+        return None
+    finally:
+        if goes_on:
+            _going.lock.release()
 
 
 def start_all(issuance_ids: Iterable[int]) -> None:

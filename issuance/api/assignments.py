@@ -18,6 +18,7 @@ from accounts.permissions import need
 from authorities.models import PrivateCA
 from certctrl.api import NO_CONTENT, EpochMillis, IdConverter, OwnedMixin, parsed
 from certctrl.errors import Invalid, MissingField, NotFound
+from certctrl.sentences import sentence as _
 from devices.models import Device
 from devices.serializers import DeviceSerializer, PublicIdField, TagField
 from issuance import services, wraps
@@ -53,7 +54,7 @@ class AssignRequest(serializers.Serializer[Any]):
 
     def validate(self, given: dict[str, Any]) -> dict[str, Any]:
         if len(given) != 1:
-            raise MissingField("Send either device_id or tag.", field="device_id")
+            raise MissingField(_("Send either device_id or tag."), field="device_id")
         return given
 
 
@@ -113,7 +114,7 @@ def assigned(issuance: Issuance | None) -> Response:
 def certificate_of(owner: Any, pk: int) -> Certificate:
     row = Certificate.objects.filter(pk=pk, owner=owner, retired_at=None).first()
     if row is None:
-        raise NotFound(f"You have no certificate {pk}. Check the id.", field="cert_id")
+        raise NotFound(_("You have no certificate %(pk)s. Check the id.", pk=pk), field="cert_id")
     return row
 
 
@@ -121,14 +122,16 @@ def device_of(owner: Any, **which: Any) -> Device:
     row = Device.objects.filter(owner=owner, **which).first()
     if row is None:
         asked = ", ".join(map(str, which.values()))
-        raise NotFound(f"You have no device {asked}. Check the id.", field="device_id")
+        raise NotFound(
+            _("You have no device %(asked)s. Check the id.", asked=asked), field="device_id"
+        )
     return row
 
 
 def private_ca_of(owner: Any, pk: int) -> PrivateCA:
     row = PrivateCA.objects.filter(pk=pk, owner=owner, status=PrivateCA.Status.ACTIVE).first()
     if row is None:
-        raise NotFound(f"You have no private CA {pk}. Check the id.", field="ca_id")
+        raise NotFound(_("You have no private CA %(pk)s. Check the id.", pk=pk), field="ca_id")
     return row
 
 
@@ -291,14 +294,20 @@ class KeyAssignViewSet(AssignmentViewSet):
         public_id = parsed(KeyAssignRequest, request)["device_public_id"]
         if not self.named():
             raise Invalid(
-                "The certificates come from the API key. Use one whose permissions name the ids of"
-                " certificates, with the action write."
+                _(
+                    "The certificates come from the API key. Use one whose permissions name "
+                    "the ids of certificates, with the action write."
+                )
             )
         device = device_of(self.owner, public_id=public_id)
         found = [certificate_of(self.owner, pk) for pk in sorted(self.named())]
         attempts = [services.assign(each, device) for each in found]
         count = len([each for each in attempts if each])
-        what = f"{len(found)} certificates are assigned to the device {device}."
+        what = _(
+            "%(count)s certificates are assigned to the device %(device)s.",
+            count=len(found),
+            device=device,
+        )
         if count:
-            what = f"{what} {count} of them are issued again for it."
-        return Response({"status": "pending" if count else "assigned", "message": what})
+            what = _("%(what)s %(count)s of them are issued again for it.", what=what, count=count)
+        return Response({"status": "pending" if count else "assigned", "message": str(what)})

@@ -17,6 +17,7 @@ from authorities import pki
 from authorities.api import PrivateCASerializer
 from authorities.models import PrivateCA
 from certctrl.errors import NotFound
+from certctrl.sentences import sentence as _
 from devices.api import DeviceEndpoint
 from devices.models import Device
 from issuance import rollout, services
@@ -80,7 +81,13 @@ def trusted_cas(device: Device) -> QuerySet[PrivateCA]:
 def trusted_ca(device: Device, pk: int) -> PrivateCA:
     row = trusted_cas(device).filter(pk=pk).first()
     if row is None:
-        raise NotFound(f"The device {device} does not trust a private CA {pk}. Check the id.")
+        raise NotFound(
+            _(
+                "The device %(device)s does not trust a private CA %(pk)s. Check the id.",
+                device=device,
+                pk=pk,
+            )
+        )
     return row
 
 

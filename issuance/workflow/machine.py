@@ -13,6 +13,8 @@ from authorities.base import NotYet
 from authorities.errors import Refused, Unexplained
 from authorities.models import AcmeAccount
 from certctrl import clock, lanes, log
+from certctrl.sentences import joined
+from certctrl.sentences import sentence as _
 from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause, stopping
 from issuance import notify, ratelimits
 from issuance.challenges import registry
@@ -32,7 +34,7 @@ LONG = 3.0
 LATELY = timedelta(minutes=10)
 UNWRITABLE = Trouble(
     "internal",
-    "The attempt was given up after repeated internal errors. The server log has the details.",
+    _("The attempt was given up after repeated internal errors. The server log has the details."),
 )
 
 
@@ -41,7 +43,8 @@ class Step:
     """One of the six steps. It takes an attempt from `state` to `to`.
 
     `limit` is the time after which it gives up. `reads` names the relations that are read with
-    the row, in one query.
+    the row, in one query. When `ends_later`, its end may be written together with that of the next
+    step, because taking the step again after the death of a worker changes nothing.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Step:
     limit: timedelta
     reads: tuple[str, ...] = ("certificate__owner", "account", "credential", "key")
     asks_ca: bool = True
+    ends_later: bool = True
 
 
 STEPS = (
@@ -69,6 +73,7 @@ STEPS = (
             "credential__owner",
             "reservation",
         ),
+        ends_later=False,  # the next step reads the records that are noted at the end
     ),
     Step(
         "present",
@@ -113,16 +118,17 @@ def take(step: Step, issuance_id: int) -> bool:
 def walk(step: Step, issuance_id: int) -> Step | None:
     """Take this step if it is due, and then those after it, until one must wait.
 
-    Each step is a turn of its own. The turns follow each other without another claim. After a step
-    that took long, others get this thread first. Then return the step for which a message is due.
-    So it is when this worker stops.
+    The turns follow each other without another claim. Short steps whose end is written later share
+    a turn. After a step that took long, others get this thread first. Then return the step for
+    which a message is due. So it is when this worker stops.
     """
     issuance = _claim(step, issuance_id)
     while issuance and run(step, issuance, end=_settle_and_go_on) and issuance.is_open:
         step = STEP_AT[issuance.state]
         if not issuance.holder:
             return step
-        issuance.begin()
+        if not issuance.carries:
+            issuance.begin()
     return None
 
 
@@ -134,13 +140,11 @@ def run(
     step: Step,
     issuance: Issuance,
     act: Callable[[Issuance], Done] | None = None,
-    pause: Callable[["Step", Issuance, Wait], None] | None = None,
     end: Callable[["Step", Issuance, Done, float], bool] | None = None,
 ) -> bool:
     """Run one turn of a claimed attempt, and write its end. Return True if the next may follow.
 
-    A batch passes its own functions. `act` takes the step, `pause` writes a wait, and `end`
-    writes the end of the step.
+    A batch passes its own functions. `act` takes the step, and `end` writes its end.
     """
     began = clock.monotonic()
     try:
@@ -152,21 +156,21 @@ def run(
             if issuance.deaths >= MAX_DEATHS:
                 raise Refused(
                     "internal",
-                    "The attempt was given up, because five workers in a row died on it.",
+                    _("The attempt was given up, because five workers in a row died on it."),
                 )
             done = (act or step.act)(issuance)
         return (end or settle)(step, issuance, done, clock.monotonic() - began)
     except Wait as wait:
-        _unless_lost(pause or put_back, step, issuance, wait)
+        _unless_lost(put_back, step, issuance, wait)
     except LostTurn:
         after_losing(issuance)
     except Trouble as trouble:
         _unless_lost(stumble, step, issuance, trouble)
     except Exception:
         logger.exception("step.failed", issuance=issuance.pk, step=step.name)
-        what = (
-            f"Internal error in the step {step.name}. It is retried; the server log has the"
-            " details."
+        what = _(
+            "Internal error in the step %(name)s. It is retried; the server log has the details.",
+            name=step.name,
         )
         _unless_lost(stumble, step, issuance, Trouble("internal", what))
     return False
@@ -219,22 +223,32 @@ def settle(step: Step, issuance: Issuance, done: Done, took: float, *, keeps: bo
 
     State, event and `done.write` are one transaction, and its first statement ends the turn.
     `took` is in seconds. With `keeps` the next turn of the attempt begins there, if a step follows.
-    When the turn was lost, write nothing and return False.
+    Or this turn goes on, and its next write writes the end of the step too. When the turn was lost,
+    write nothing and return False.
     """
     to = done.to or step.to
     ends = to == State.ISSUED
     columns = _last_columns(to) if ends else _next_columns(issuance, to, goes_on=not done.to)
-    if keeps and not ends and not done.to:
-        columns |= issuance.beginning()
+    columns |= done.fields
+    at = clock.now()
+
+    def act() -> None:
+        if done.write:
+            done.write()
+        event(issuance, step.name, Outcome.DONE, done.what, took, at)
+        if ends:
+            ratelimits.end_reservation(issuance)
+        if to == State.VALIDATED:  # from here on, the attempt needs no challenge
+            registry.release(issuance)
+
+    goes_on = keeps and not ends and not done.to
     try:
-        with issuance.fence(**{**columns, **done.fields}):
-            if done.write:
-                done.write()
-            event(issuance, step.name, Outcome.DONE, done.what, took)
-            if ends:
-                ratelimits.end_reservation(issuance)
-            if to == State.VALIDATED:  # from here on, the attempt needs no challenge
-                registry.release(issuance)
+        if goes_on and step.ends_later:
+            del columns["holder"], columns["wake_at"]
+            issuance.carry(act, **columns)
+        else:
+            with issuance.fence(**columns | (issuance.beginning() if goes_on else {})):
+                act()
     except LostTurn:
         after_losing(issuance)
         return False
@@ -300,9 +314,13 @@ def moved_deadline(step: Step, issuance: Issuance, seconds: float) -> datetime:
 
 def _gave_up(step: Step, issuance: Issuance, what: str) -> str:
     minutes = round(issuance.age().total_seconds() / 60)
-    return (
-        f"{step.name} of {issuance.certificate.domain} was given up after {minutes} minutes. {what}"
-    ).strip()
+    gave_up = _(
+        "%(step)s of %(domain)s was given up after %(minutes)s minutes.",
+        step=step.name,
+        domain=issuance.certificate.domain,
+        minutes=minutes,
+    )
+    return joined(" ", [gave_up, what]) if what else gave_up
 
 
 def stumble(step: Step, issuance: Issuance, trouble: Trouble) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from certctrl import clock
@@ -11,15 +12,22 @@ from issuance.models import Issuance, IssuanceEvent
 Outcome = IssuanceEvent.Outcome
 
 
-def event(issuance: Issuance, step: str, outcome: str, what: str, took: float = 0) -> None:
-    """Write an event for the owner of the attempt. `took` is in seconds.
+def event(
+    issuance: Issuance,
+    step: str,
+    outcome: str,
+    what: str,
+    took: float = 0,
+    at: datetime | None = None,
+) -> None:
+    """Write an event for the owner of the attempt. `took` is in seconds. `at` is now by default.
 
     Call it inside the fence in which the described change is written.
     """
     insert(
         IssuanceEvent(
             issuance=issuance,
-            at=clock.now(),
+            at=at or clock.now(),
             step=step,
             outcome=outcome,
             what=what,

@@ -17,12 +17,12 @@ from tests.fakes.world import World
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 
 # On SQLite a claim takes two statements, and the second is not counted here.
-CREATE = 12
+CREATE = 11
 STEPS = {"order": 13, "present": 7, "propagate": 5, "validate": 6, "finalize": 4, "download": 8}
 CLEANUP = 4
-TRANSACTIONS = 9  # of more than one statement
-COMMITS = 17  # these, and the single statements that write
-CLAIMS_SAVED = 5  # the turns of one walk need one claim
+TRANSACTIONS = 6  # of more than one statement
+COMMITS = 12  # these, and the single statements that write
+STATEMENTS = 49  # the steps of one walk need one claim, and short ones end together
 
 
 @dataclass
@@ -112,7 +112,6 @@ def test_one_name_from_post_to_cleaned_keeps_its_budget(api, world, account, cre
     assert record.cleaned_at
     assert cleaning.of_turns <= CLEANUP, "\n".join(cleaning.statements)
     # One statement of `create` above reads the attempt for this test.
-    steps = sum(STEPS.values()) - CLAIMS_SAVED
-    assert cost.of_turns - 1 + cleaning.of_turns <= CREATE + steps + CLEANUP <= 54
+    assert cost.of_turns - 1 + cleaning.of_turns <= STATEMENTS
     assert cost.transactions + cleaning.transactions <= TRANSACTIONS
     assert cost.commits + cleaning.commits <= COMMITS

@@ -51,7 +51,7 @@ def on_call(world, monkeypatch):
     return listen
 
 
-def test_the_lease_begins_again_with_each_step(world, attempt, on_call, settings):
+def test_the_lease_begins_again_on_the_way(world, attempt, on_call, settings):
     left = []
 
     def take_time(name):
@@ -61,8 +61,36 @@ def test_the_lease_begins_again_with_each_step(world, attempt, on_call, settings
 
     on_call(take_time)
     workflow.walk(ORDER, attempt.pk)
-    assert world.passed >= 3
-    assert min(left) >= settings.LEASE - 1.5
+    assert world.passed >= 5
+    assert min(left) >= settings.LEASE - 4
+
+
+def test_a_wait_writes_the_ends_of_the_steps_before_it(world, attempt):
+    world.ca.validation_reads = 3
+    assert workflow.walk(ORDER, attempt.pk) is None
+    attempt.refresh_from_db()
+    assert (attempt.state, attempt.holder) == (State.PROPAGATED, "")
+    told = list(attempt.events.order_by("pk").values_list("step", "outcome"))
+    assert told[-3:] == [("present", "done"), ("propagate", "done"), ("validate", "wait")]
+
+
+def test_a_step_whose_end_was_not_written_presents_nothing_again(world, attempt, on_call):
+    calls = []
+
+    def die(name):
+        calls.append(name)
+        if name.endswith(".answer"):
+            raise KeyboardInterrupt
+
+    on_call(die)
+    with pytest.raises(KeyboardInterrupt):
+        workflow.walk(ORDER, attempt.pk)
+    attempt.refresh_from_db()
+    assert (attempt.state, bool(attempt.holder)) == (State.ORDERED, True)
+    on_call(calls.append)
+    world.settle()
+    attempt.refresh_from_db()
+    assert (attempt.state, calls.count("zone.present")) == (State.ISSUED, 2)  # of two names
 
 
 def test_others_go_first_after_a_step_that_took_long(world, attempt, monkeypatch):
