@@ -2,8 +2,8 @@
 #
 # run       the embedded server and its lab, on http://127.0.0.1:8080; LAB=0 runs no lab (.env.example)
 # demo      an invented year of certificates, in .demo, which each start makes again
-# test      the tests that are not marked slow; ARGS="tests/keystore -k rotation" selects tests
-# test-all  the tests that are marked slow: the rest of the suite; ARGS as above
+# test      the tests that are not marked slow, each on one database; ARGS="tests/keystore -k rotation" selects tests
+# test-all  the rest of the suite: the slow tests, and those for PostgreSQL on SQLite; ARGS as above
 # lint      all checks that do not run the code
 # bench     the measurements of docs/performance.md, and writes them there; ARGS="--rows idle,create"
 #           measures some rows again. bench-quick does less of everything, and prints the table
@@ -42,11 +42,11 @@ demo: .venv/.run
 test test-all: export PYTHONDONTWRITEBYTECODE =
 
 test: .venv/.dev .venv-lab/.installed
-	$(TEST) -m "not slow" $(ARGS)
+	$(TEST) -m "not slow and not postgres" $(ARGS)
 	$(TEST) $(ON_POSTGRES) -m "postgres and not slow" $(ARGS)
 
 test-all: .venv/.dev .venv-lab/.installed
-	$(TEST) -m slow $(ARGS)
+	$(TEST) -m "slow or postgres" $(ARGS)
 	$(TEST) $(ON_POSTGRES) -m "postgres and slow" $(ARGS)
 
 lint: export DJANGO_SETTINGS_MODULE = tests.settings

@@ -81,7 +81,11 @@ def test_on_one_address_it_is_called_by_no_other() -> None:
 @pytest.mark.e2e
 @pytest.mark.parametrize(
     ("listen", "printed"),
-    [("[::1]", "[::1]"), ("127.0.0.2", "127.0.0.2"), ("localhost", "localhost")],
+    [
+        ("[::1]", "[::1]"),
+        pytest.param("127.0.0.2", "127.0.0.2", marks=pytest.mark.slow),
+        pytest.param("localhost", "localhost", marks=pytest.mark.slow),
+    ],
 )
 def test_the_deployed_web_process_can_be_called_where_it_listens(tmp_path, listen, printed) -> None:
     port = free_port()

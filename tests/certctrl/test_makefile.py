@@ -33,6 +33,11 @@ def test_every_test_is_in_exactly_one_of_the_two_targets(marks: set[str]) -> Non
     assert sorted(on_postgres) == [False, "postgres" in marks]
 
 
+def test_the_fast_tests_each_run_on_one_database() -> None:
+    for marks in (set(), {"postgres"}):
+        assert [selects(command, marks) for command in commands("test")].count(True) == 1
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_args_select_in_every_run_of_a_target(target: str) -> None:
     sqlite, postgres = commands(target, "ARGS=tests/keystore -k rotation")

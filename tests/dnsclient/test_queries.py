@@ -30,7 +30,7 @@ def queries_to(server: NameServer, count: int, address: str = NS1) -> list[Query
     ]
 
 
-@pytest.mark.parametrize("address", [NS1, "::1"])
+@pytest.mark.parametrize("address", [NS1, pytest.param("::1", marks=pytest.mark.slow)])
 def test_two_thousand_questions_to_one_server_all_get_their_own_answer(
     server: NameServer, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:

@@ -71,6 +71,7 @@ def opened() -> list[int]:
 # --- what it reads ---
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.postgres_only
 @pytest.mark.django_db(transaction=True)

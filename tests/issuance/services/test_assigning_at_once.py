@@ -37,7 +37,9 @@ def enrol_again(row, owner) -> None:
         registration.enrol(owner, device, key, {})
 
 
-@pytest.mark.parametrize("policy", ["HYBRID", "DEVICE_REQUIRED"])
+@pytest.mark.parametrize(
+    "policy", ["HYBRID", pytest.param("DEVICE_REQUIRED", marks=pytest.mark.slow)]
+)
 def test_every_change_at_once_ends_with_the_right_wraps(deployed, world, owner, policy):
     rows = [factories.device(owner, *(["web"] if number % 2 else [])) for number in range(6)]
     certificate = deployed(key_policy="HYBRID")
