@@ -50,16 +50,21 @@ class Sentence(str):
 
 def sentence(text: str, /, **parts: Any) -> Sentence:
     """Return a sentence. It is imported as `_`, so that gettext finds the text."""
-    return Sentence(text, {name: _part(value) for name, value in parts.items()})
+    for name, value in parts.items():
+        if not isinstance(value, (str, int, float)):
+            parts[name] = _part(value)
+    return Sentence(text, parts)
 
 
 def _part(value: Any) -> Part:
     if isinstance(value, BaseException) and value.args and isinstance(value.args[0], Sentence):
         return value.args[0]
-    return value if isinstance(value, Part) else str(value)
+    return str(value)
 
 
 def _in_english(parts: dict[str, Part]) -> dict[str, Part]:
+    if Sentence not in map(type, parts.values()):
+        return parts
     return {
         name: str.__str__(value) if isinstance(value, Sentence) else value
         for name, value in parts.items()
