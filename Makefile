@@ -8,7 +8,7 @@
 # bench     the measurements of docs/performance.md, and writes them there; ARGS="--rows idle,create"
 #           measures some rows again. bench-quick does less of everything, and prints the table
 # lock      write requirements/*.txt again from pyproject.toml, and those of the agent
-# translations  find new texts of the pages and mails and compile the catalogs, with Debian's package gettext
+# translations  find new sentences and texts, and compile the catalogs, with Debian's package gettext
 # screenshots  take docs/screenshots/ from a demo, with Debian's packages chromium and fonts-noto-cjk
 #
 # The environments .venv and .venv-lab are created when they are missing. They are filled again when
@@ -79,9 +79,9 @@ lock: .venv/.dev
 	$(LOCK) agent/pyproject.toml --constraint requirements/run.txt -o agent/requirements/run.txt
 
 translations: .venv/.dev
-	for app in dashboard signin; do (cd $$app \
-	  && ../$(BIN)/django-admin makemessages --all --no-location --no-wrap --no-obsolete \
-	  && ../$(BIN)/django-admin compilemessages) || exit 1; done
+	$(BIN)/django-admin makemessages --all --no-location --no-wrap --no-obsolete \
+	  --ignore agent --ignore benchmarks --ignore lab --ignore tests
+	$(BIN)/django-admin compilemessages --ignore '.venv*'
 
 screenshots: .venv/.dev
 	@$(BIN)/python -m tests.screenshots

@@ -22,6 +22,7 @@ from accounts.models import ApiKey, User
 from accounts.permissions import SAFE
 from certctrl import clock, errors, origins
 from certctrl.jsonbody import printable
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, select
 
 log = structlog.get_logger()
@@ -76,11 +77,17 @@ def refuse_other_sites(request: Request) -> None:
     if origin in settings.TRUSTED_ORIGINS:
         return
     if origin and not origins.is_own(origin, request._request):
-        what = f"This request comes from another site. {origins.advice(request._request)}"
+        what = _(
+            "This request comes from another site. %(advice)s",
+            advice=origins.advice(request._request),
+        )
         raise errors.Forbidden(what, origin=printable(origin), host=printable(request.get_host()))
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         raise errors.Forbidden(
-            "This request comes from another site. To allow it, name that site in TRUSTED_ORIGINS."
+            _(
+                "This request comes from another site. To allow it, name that site in "
+                "TRUSTED_ORIGINS."
+            )
         )
 
 
@@ -97,8 +104,10 @@ def refuse_forms(request: Request) -> None:
     )
     if content_type != "application/json" and (content_type or not empty):
         raise errors.NotJSON(
-            "The body is not declared as JSON. Send JSON, with the header Content-Type: "
-            "application/json."
+            _(
+                "The body is not declared as JSON. Send JSON, with the header Content-Type: "
+                "application/json."
+            )
         )
 
 
@@ -115,14 +124,14 @@ class ApiKeyAuthentication(BaseAuthentication):
     """
 
     def authenticate(self, request: Request) -> tuple[User, ApiKey] | None:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        scheme, _space, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip().startswith(ApiKey.MARK):
             return None
         found = _usable_key(digest=digest_of(token.strip()), now=clock.now())
         key = found[0] if found else None
         if key is None or not key.owner.is_active:
             raise errors.Unauthorized(
-                "This API key is unknown, expired or revoked. Make a new one."
+                _("This API key is unknown, expired or revoked. Make a new one.")
             )
         note_use(key)
         return key.owner, key

@@ -6,6 +6,7 @@ from django.contrib.auth.tokens import PasswordResetTokenGenerator
 
 from accounts.models import User
 from certctrl import errors
+from certctrl.sentences import sentence as _
 
 LINK_AGE = 3600  # seconds
 TOKEN = re.compile(r"([1-9][0-9]{0,17})\.([0-9a-z]{1,13})-([0-9a-f]+)", re.ASCII)
@@ -39,5 +40,5 @@ def user_of(token: str) -> User:
 
 def over() -> errors.Unauthorized:
     return errors.Unauthorized(
-        "This sign-in link was used, or it is older than an hour. Sign in with the password."
+        _("This sign-in link was used, or it is older than an hour. Sign in with the password.")
     )

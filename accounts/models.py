@@ -68,6 +68,12 @@ class User(AbstractUser):
     email = models.EmailField("e-mail address", unique=True)
     name = models.CharField(max_length=64, blank=True)
     country_of_residence = models.CharField(max_length=2, blank=True)
+    language = models.CharField(
+        max_length=16,
+        choices=settings.LANGUAGES,
+        default=settings.LANGUAGE_CODE,
+        help_text="of the mails to this user",
+    )
     kind = models.CharField(max_length=8, choices=Kind, default=Kind.PERSON)
     quotas = models.JSONField(
         default=dict,

@@ -14,12 +14,15 @@ from django.core.exceptions import ValidationError
 
 from certctrl import outward
 from certctrl.errors import Unavailable
+from certctrl.sentences import sentence as _
 
 AT_ONCE = 2  # in each process
 MOST_WAITING = 16
 PATIENCE = 3.0  # seconds
 PAUSE = 5  # seconds, sent as Retry-After
-FULL = "Too many logins are in progress, so this one was not checked. Try again in a few seconds."
+FULL = _(
+    "Too many logins are in progress, so this one was not checked. Try again in a few seconds."
+)
 
 _places = threading.BoundedSemaphore(AT_ONCE)
 _queue = threading.BoundedSemaphore(MOST_WAITING)
@@ -71,4 +74,4 @@ class FourKinds:
             raise ValidationError(self.get_help_text(), code="password_kinds")
 
     def get_help_text(self) -> str:
-        return "A password has upper-case and lower-case letters, digits and another character."
+        return _("A password has upper-case and lower-case letters, digits and another character.")

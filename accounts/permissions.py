@@ -7,30 +7,31 @@ from rest_framework.request import Request
 
 from accounts.models import ApiKey
 from certctrl import errors
+from certctrl.sentences import sentence as _
 
 # Type of object: (description, actions). See docs/reference/api.md.
 PERMISSIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "certificates": (
-        "Certificates (see, export, change, issue and renew)",
+        _("Certificates (see, export, change, issue and renew)"),
         ("read", "write", "issue"),
     ),
-    "devices": ("Devices and what is installed on them", ("read", "write")),
-    "acme_accounts": ("Accounts at certificate authorities", ("read", "write")),
+    "devices": (_("Devices and what is installed on them"), ("read", "write")),
+    "acme_accounts": (_("Accounts at certificate authorities"), ("read", "write")),
     "dns_providers": (
-        "Credentials of DNS providers; their secrets are never shown",
+        _("Credentials of DNS providers; their secrets are never shown"),
         ("read", "write"),
     ),
-    "notices": ("Notices, and where they are sent", ("read", "write")),
+    "notices": (_("Notices, and where they are sent"), ("read", "write")),
     "webhooks": (
-        "Webhooks that receive notices; a secret is shown once",
+        _("Webhooks that receive notices; a secret is shown once"),
         ("read", "write"),
     ),
-    "cas": ("Private CAs (see, change, issue from)", ("read", "write", "issue")),
-    "audit": ("The audit events of your objects", ("read",)),
-    "quotas": ("The number of objects of each kind, and the limits", ("read",)),
-    "ForInstallConfigUpdate": ("Patch the install plan of a device", ("update",)),
+    "cas": (_("Private CAs (see, change, issue from)"), ("read", "write", "issue")),
+    "audit": (_("The audit events of your objects"), ("read",)),
+    "quotas": (_("The number of objects of each kind, and the limits"), ("read",)),
+    "ForInstallConfigUpdate": (_("Patch the install plan of a device"), ("update",)),
     "ForDeviceAuthenticate": (
-        "Register devices and manage their tokens",
+        _("Register devices and manage their tokens"),
         ("authenticate", "validate", "revoke"),
     ),
 }
@@ -47,9 +48,12 @@ class Allowed(BasePermission):
 
     def has_permission(self, request: Request, view: Any) -> bool:
         if not request.user.is_authenticated:
-            raise errors.NotLoggedIn(
-                "Log in first, or send an API key: Authorization: Bearer ak_..."
-            )
+            what = _("Log in first, or send an API key: Authorization: Bearer ak_...")
+            if "Authorization" in request.headers:
+                what = _(
+                    "The header Authorization has no API key, which begins with ak_. Send one."
+                )
+            raise errors.NotLoggedIn(what)
         if isinstance(request.auth, ApiKey) and not is_unknown_method(view):
             refuse_unless_granted(request.auth, request, view)
         return True
@@ -64,7 +68,7 @@ def refuse_unless_granted(key: ApiKey, request: Request, view: Any) -> None:
     needed = view.needed_action() if hasattr(view, "needed_action") else None
     if not needed:
         raise errors.Forbidden(
-            "An API key cannot do this. Log in with e-mail address and password instead."
+            _("An API key cannot do this. Log in with e-mail address and password instead.")
         )
     obtype = view.needed_obtype()
     granted = key.granted(obtype, needed)
@@ -78,7 +82,9 @@ def refuse_unless_granted(key: ApiKey, request: Request, view: Any) -> None:
 
 def lacks(obtype: str, object_id: str | None, action: str) -> errors.Forbidden:
     scope = f"{obtype}:{object_id or '*'}[{action}]"
-    return errors.Forbidden(f"This API key lacks {scope}. Make one that has it.", needs=scope)
+    return errors.Forbidden(
+        _("This API key lacks %(scope)s. Make one that has it.", scope=scope), needs=scope
+    )
 
 
 def need(request: Request, obtype: str, object_id: str | None, action: str) -> None:

@@ -15,6 +15,7 @@ from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db.models import QuerySet
 
 from certctrl.errors import ApiError, Conflict, QuotaExceeded
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, select
 
 if TYPE_CHECKING:
@@ -32,18 +33,18 @@ class Quota:
 
 ALIVE = {"retired_at": None}
 QUOTAS = {
-    "api_keys": Quota("API keys", 100, "api_keys", {"revoked_at": None}),
-    "dns_credentials": Quota("DNS credentials", 100, "dns_credentials", ALIVE),
-    "acme_accounts": Quota("ACME accounts", 100, "acme_accounts", ALIVE),
-    "private_cas": Quota("private CAs", 20, "private_cas", {"status": "ACTIVE"}),
-    "certificates": Quota("certificates", 100_000, "certificates", ALIVE),
+    "api_keys": Quota(_("API keys"), 100, "api_keys", {"revoked_at": None}),
+    "dns_credentials": Quota(_("DNS credentials"), 100, "dns_credentials", ALIVE),
+    "acme_accounts": Quota(_("ACME accounts"), 100, "acme_accounts", ALIVE),
+    "private_cas": Quota(_("private CAs"), 20, "private_cas", {"status": "ACTIVE"}),
+    "certificates": Quota(_("certificates"), 100_000, "certificates", ALIVE),
     # A certificate has at most one open attempt, so its certificates are counted.
     "open_attempts": Quota(
-        "open attempts", 100_000, "certificates", {"issuances__wake_at__isnull": False}
+        _("open attempts"), 100_000, "certificates", {"issuances__wake_at__isnull": False}
     ),
-    "devices": Quota("devices", 10_000, "devices", {"status": "ACTIVE"}),
+    "devices": Quota(_("devices"), 10_000, "devices", {"status": "ACTIVE"}),
     # Each notice is posted to every webhook. Clients already know this refusal as Conflict.
-    "webhooks": Quota("webhooks", 20, "webhooks", ALIVE, Conflict),
+    "webhooks": Quota(_("webhooks"), 20, "webhooks", ALIVE, Conflict),
 }
 
 
@@ -53,15 +54,23 @@ def validate(limits: Any) -> None:
     None means no limit.
     """
     if not isinstance(limits, dict):
-        raise ValidationError('Quotas must be a JSON object, for example {"certificates": 200000}.')
+        raise ValidationError(
+            _('Quotas must be a JSON object, for example {"certificates": 200000}.')
+        )
     for name, most in limits.items():
         if name not in QUOTAS:
             raise ValidationError(
-                f"There is no quota {name}. Known quotas are {', '.join(QUOTAS)}."
+                _(
+                    "There is no quota %(name)s. Known quotas are %(quotas)s.",
+                    name=name,
+                    quotas=", ".join(QUOTAS),
+                )
             )
         is_number = isinstance(most, int) and not isinstance(most, bool) and 0 <= most < 2**31
         if most is not None and not is_number:
-            raise ValidationError(f"The quota {name} must be a whole number, or null for no limit.")
+            raise ValidationError(
+                _("The quota %(name)s must be a whole number, or null for no limit.", name=name)
+            )
 
 
 def check_setting() -> None:
@@ -130,9 +139,20 @@ def _refuse_if_full(owner: "User", name: str, limit: int) -> None:
     if count < limit:
         return
     quota = QUOTAS[name]
-    what = f"You have {count} {quota.what}, and the limit is {limit}."
-    todo = "Wait until some have ended" if name == "open_attempts" else "Delete some"
+    what = _(
+        "You have %(count)s %(what)s, and the limit is %(limit)s.",
+        count=count,
+        what=quota.what,
+        limit=limit,
+    )
+    todo = _("Wait until some have ended") if name == "open_attempts" else _("Delete some")
     facts = {"quota": name, "limit": limit, "used": count}
     raise quota.refusal(
-        f"{what} {todo}, or ask the staff of this server to raise your quota {name}.", **facts
+        _(
+            "%(what)s %(todo)s, or ask the staff of this server to raise your quota %(name)s.",
+            what=what,
+            todo=todo,
+            name=name,
+        ),
+        **facts,
     )

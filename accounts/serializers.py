@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.utils.translation import gettext_lazy
 from rest_framework import serializers
 
 from accounts.models import ApiKey, SavedView
@@ -14,14 +15,16 @@ TEN_YEARS = 10 * 365 * 86400
 class PermissionSerializer(serializers.Serializer[Any]):
     obtype = OneOf(sorted(PERMISSIONS))
     obid = serializers.RegexField(
-        r"^(\*|[A-Za-z0-9-]{1,64})\Z", help_text="* or the id of one object"
+        r"^(\*|[A-Za-z0-9-]{1,64})\Z",
+        help_text="* or the id of one object",
+        error_messages={"invalid": gettext_lazy("This is no id. Give * or the id of one object.")},
     )
     actions = serializers.ListField(
         child=serializers.CharField(max_length=32), min_length=1, max_length=10
     )
 
     default_error_messages = {
-        "unknown": "There is no action {action} on {obtype}. Choose one of {known}."
+        "unknown": gettext_lazy("There is no action {action} on {obtype}. Choose one of {known}.")
     }
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:

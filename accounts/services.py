@@ -18,6 +18,7 @@ from accounts import audit, passwords, quotas, sessions
 from accounts.authentication import digest_of
 from accounts.models import ApiKey, User, canonical_email
 from certctrl import clock, errors
+from certctrl.sentences import sentence as _
 from certctrl.turns import SKEW
 
 log = structlog.get_logger()
@@ -45,7 +46,7 @@ def check_password(request: HttpRequest, email: str, password: str) -> User:
     if not isinstance(user, User):
         log.info("login.refused", ip=audit.ip_of(request))
         note_failure(request, email)
-        raise errors.Unauthorized("The e-mail address or the password is wrong. Check both.")
+        raise errors.Unauthorized(_("The e-mail address or the password is wrong. Check both."))
     attempts.forget()
     return user
 
@@ -111,7 +112,7 @@ def refuse_old_login(request: Request | HttpRequest, most: float) -> None:
     """
     age = int(clock.now().timestamp()) - logged_in_at(request)
     if not getattr(request, "auth", None) and not -SKEW.total_seconds() <= age <= most:
-        raise errors.Forbidden("Your login is too old for this request. Log in again.")
+        raise errors.Forbidden(_("Your login is too old for this request. Log in again."))
 
 
 def confirm_login(request: HttpRequest) -> None:
@@ -154,7 +155,8 @@ class Attempts:
             # Tries refused by the other two counters must not use up the account's own tries.
             self.take_back()
             raise errors.RateLimited(
-                f"Too many attempts. Try again in {pause} seconds.", retry_after=pause
+                _("Too many attempts. Try again in %(pause)s seconds.", pause=pause),
+                retry_after=pause,
             )
 
     def pause(self) -> int:
@@ -252,9 +254,30 @@ def create_api_key(
 
 
 @transaction.atomic
-def revoke_api_key(key: ApiKey, ip: str | None = None) -> None:
-    """Revoke the key, with immediate effect. Do nothing if it is already revoked."""
-    if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=clock.now()):
-        audit.record(
-            key.owner, key.owner.email, "apikey.revoked", f"apikey:{key.pk}", ip, name=key.name
-        )
+def revoke_api_key(key: ApiKey) -> bool:
+    """Revoke the key, with immediate effect. Return False if it is already revoked."""
+    fresh = ApiKey.objects.filter(pk=key.pk, revoked_at=None)
+    if not fresh.update(revoked_at=clock.now()):
+        return False
+    audit.note_row(key, "apikey.revoked", name=key.name)
+    return True
+
+
+@transaction.atomic
+def lock_out(user: User) -> None:
+    """End the sessions of the user, and accept no sign-in, API key or device of theirs.
+
+    Raise Conflict if the user is locked out already.
+    """
+    if not User.objects.filter(pk=user.pk, is_active=True).update(is_active=False):
+        raise errors.Conflict(_("%(email)s is locked out already.", email=user.email))
+    user.sessions.all().delete()
+    audit.note(user, "user.locked_out", f"user:{user.pk}")
+
+
+@transaction.atomic
+def let_in(user: User) -> None:
+    """Accept the user again. Raise Conflict if the user is not locked out."""
+    if not User.objects.filter(pk=user.pk, is_active=False).update(is_active=True):
+        raise errors.Conflict(_("%(email)s is not locked out.", email=user.email))
+    audit.note(user, "user.let_in", f"user:{user.pk}")

@@ -20,6 +20,7 @@ from django.utils import timezone
 from accounts import audit
 from accounts.models import Session, User
 from certctrl import clock, errors, retention
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, select
 
 log = structlog.get_logger()
@@ -156,8 +157,16 @@ def end(user: User, public_id: str) -> None:
         user.sessions.filter(session_key__startswith=public_id) if len(public_id) == 16 else None
     )
     if not found or not found.delete()[0]:
-        raise errors.NotFound("There is no such session, or it has ended.")
+        raise errors.NotFound(_("There is no such session, or it has ended."))
     audit.note(user, "session.ended", f"session:{public_id}")
+
+
+def end_all(user: User) -> int:
+    """End all sessions of the user. Return how many ended."""
+    ended: int = user.sessions.all().delete()[0]
+    if ended:
+        audit.note(user, "session.all_ended", f"user:{user.pk}", sessions=ended)
+    return ended
 
 
 def end_others(request: HttpRequest, user: User) -> int:

@@ -22,7 +22,15 @@ from accounts.serializers import (
     SavedViewSerializer,
     ScopeSerializer,
 )
-from certctrl.api import CREATED, NO_CONTENT, OwnedMixin, PublicView, parsed, refuse_broken_body
+from certctrl.api import (
+    CREATED,
+    NO_CONTENT,
+    OwnedMixin,
+    PublicView,
+    parsed,
+    refuse_broken_body,
+    refuse_nul,
+)
 
 
 class SessionView(APIView):
@@ -33,6 +41,7 @@ class SessionView(APIView):
     session_only = True
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        refuse_nul(request)
         super().initial(request, *args, **kwargs)
         refuse_broken_body(request)
 
@@ -57,7 +66,7 @@ class ApiKeyViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewS
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, **kwargs: Any) -> Response:
-        services.revoke_api_key(self.get_object(), ip=audit.ip_of(request))
+        services.revoke_api_key(self.get_object())
         return Response(status=204)
 
 

@@ -14,6 +14,7 @@ from authorities import acme, catalog, tasks
 from authorities.models import AcmeAccount, PrivateCA
 from certctrl import clock, dispatch, outgoing
 from certctrl.errors import Conflict, Invalid, MissingField, NotFound
+from certctrl.sentences import sentence as _
 from keystore import envelope
 
 MAX_NAME = 64
@@ -131,12 +132,12 @@ def _to_register(owner: User, given: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse(info: catalog.CAInfo, given: Mapping[str, Any], private_ca: PrivateCA | None) -> None:
     if given.get("terms_accepted") is False:
         raise Invalid(
-            f"Read the terms of {info.label} and set terms_accepted to true.",
+            _("Read the terms of %(label)s and set terms_accepted to true.", label=info.label),
             field="terms_accepted",
         )
     if info.name == catalog.SELF_CA and not private_ca:
         raise MissingField(
-            "No private CA is given. Create one under /cas and give its ca_id.", field="ca_id"
+            _("No private CA is given. Create one under /cas and give its ca_id."), field="ca_id"
         )
     _refuse_staging(info.name, given)
     if private_ca:
@@ -150,16 +151,19 @@ def _refuse_acme_members(given: Mapping[str, Any]) -> None:
     for field in ("directory_url", "eab_kid", "eab_hmac_key", "zerossl_api_key"):
         if given.get(field):
             raise Invalid(
-                f"A private CA has no {field}. Leave it out, or leave ca_id out.", field=field
+                _("A private CA has no %(field)s. Leave it out, or leave ca_id out.", field=field),
+                field=field,
             )
 
 
 def _refuse_staging(ca_provider: str, given: Mapping[str, Any]) -> None:
     if given.get("staging_first") and not (info := catalog.info(ca_provider)).staging:
         have = ", ".join(each.name for each in catalog.known().values() if each.staging)
-        what = (
-            f"{info.label} has no staging CA for a test order. staging_first is possible with "
-            f"{have}."
+        what = _(
+            "%(label)s has no staging CA for a test order. staging_first is possible "
+            "with %(have)s.",
+            label=info.label,
+            have=have,
         )
         raise Invalid(what, field="staging_first")
 
@@ -167,14 +171,17 @@ def _refuse_staging(ca_provider: str, given: Mapping[str, Any]) -> None:
 def _refuse_directory(info: catalog.CAInfo, url: str) -> None:
     if info.name == catalog.CUSTOM and not url:
         raise MissingField(
-            "directory_url is missing. Give the directory_url of the ACME CA.",
+            _("directory_url is missing. Give the directory_url of the ACME CA."),
             field="directory_url",
         )
     if info.name != catalog.CUSTOM and url and url != info.directory_url:
-        what = f"The directory of {info.label} is known. For another one, use ca_provider custom."
+        what = _(
+            "The directory of %(label)s is known. For another one, use ca_provider custom.",
+            label=info.label,
+        )
         raise Invalid(what, field="directory_url")
     if url and not _is_directory(url):
-        what = (
+        what = _(
             "directory_url must be an https address without a user name, for example "
             "https://ca.example/directory."
         )
@@ -190,27 +197,37 @@ def _refuse_eab(info: catalog.CAInfo, given: Mapping[str, Any]) -> None:
     pair = [bool(given.get("eab_kid")), bool(given.get("eab_hmac_key"))]
     if any(pair) and not all(pair):
         raise MissingField(
-            "An external account binding has two parts. Give both eab_kid and eab_hmac_key.",
+            _("An external account binding has two parts. Give both eab_kid and eab_hmac_key."),
             field="eab_hmac_key",
         )
     if any(pair) and info.eab == "none":
         raise Invalid(
-            f"{info.label} does not use an external account binding. Leave eab_kid out.",
+            _(
+                "%(label)s does not use an external account binding. Leave eab_kid out.",
+                label=info.label,
+            ),
             field="eab_kid",
         )
     if any(pair):
         _hmac_key(given)
     if given.get("zerossl_api_key") and not info.eab_source:
         raise Invalid(
-            "zerossl_api_key is only for ca_provider zerossl. Leave it out.",
+            _("zerossl_api_key is only for ca_provider zerossl. Leave it out."),
             field="zerossl_api_key",
         )
     fetchable = info.eab_source and (given.get("email") or given.get("zerossl_api_key"))
     if info.eab == "required" and not any(pair) and not fetchable:
-        what = f"{info.label} requires an external account binding. Give eab_kid and eab_hmac_key"
-        raise MissingField(
-            what + (", or an email to fetch one." if info.eab_source else "."), field="eab_kid"
+        what = _(
+            "%(label)s requires an external account binding. Give eab_kid and eab_hmac_key.",
+            label=info.label,
         )
+        if info.eab_source:
+            what = _(
+                "%(label)s requires an external account binding. Give eab_kid and "
+                "eab_hmac_key, or an email to fetch one.",
+                label=info.label,
+            )
+        raise MissingField(what, field="eab_kid")
 
 
 def _hmac_key(given: Mapping[str, Any]) -> str:
@@ -222,9 +239,9 @@ def _hmac_key(given: Mapping[str, Any]) -> str:
     except ValueError:
         key = ""
     if len(key) < LEAST_HMAC_KEY:
-        what = (
-            "eab_hmac_key must be base64 or base64url of at least 16 characters. Copy it from "
-            "the CA."
+        what = _(
+            "eab_hmac_key must be base64 or base64url of at least 16 characters. Copy it "
+            "from the CA."
         )
         raise Invalid(what, field="eab_hmac_key")
     return key
@@ -308,7 +325,7 @@ def _switch_staging(account: AcmeAccount, on: bool) -> None:
 def _refuse_other_ca(account: AcmeAccount, given: Mapping[str, Any]) -> None:
     if "ca_provider" in given and catalog.info(given["ca_provider"]).name != account.ca_provider:
         raise Invalid(
-            "An account cannot change its CA. Create another account.",
+            _("An account cannot change its CA. Create another account."),
             field="ca_provider",
         )
     fixed = {
@@ -319,12 +336,20 @@ def _refuse_other_ca(account: AcmeAccount, given: Mapping[str, Any]) -> None:
     for field, value in fixed.items():
         if (given.get(field) or "") not in ("", value):
             raise Invalid(
-                f"The {field} of an account cannot be changed. Create another account.", field=field
+                _(
+                    "The %(field)s of an account cannot be changed. Create another account.",
+                    field=field,
+                ),
+                field=field,
             )
     for field in ("eab_hmac_key", "zerossl_api_key"):
         if given.get(field):
             raise Invalid(
-                f"The {field} of an account cannot be changed. Create another account.", field=field
+                _(
+                    "The %(field)s of an account cannot be changed. Create another account.",
+                    field=field,
+                ),
+                field=field,
             )
 
 
@@ -362,14 +387,23 @@ def retire_account(account: AcmeAccount) -> None:
 def _use_of(account: AcmeAccount) -> str:
     """Return what uses the account, and how to change that; empty when nothing uses it."""
     if names := _first(account.certificates.filter(retired_at=None), "domain"):
-        return f"is used by certificates ({names}). Delete them or give them another account."
+        return _(
+            "is used by certificates (%(names)s). Delete them or give them another account.",
+            names=names,
+        )
     if names := _first(account.fallback_certificates.filter(retired_at=None), "domain"):
-        return f"is the fallback account of certificates ({names}). Give them another one, or none."
+        return _(
+            "is the fallback account of certificates (%(names)s). Give them another one, or none.",
+            names=names,
+        )
     proving = AcmeAccount.objects.filter(
         staging_account=account, staging_first=True, retired_at=None
     )
     if names := _first(proving, "name"):
-        return f"is the staging account of {names}. Set the staging_first of that account to false."
+        return _(
+            "is the staging account of %(names)s. Set the staging_first of that account to false.",
+            names=names,
+        )
     return ""
 
 
@@ -392,7 +426,11 @@ def account_of_private_ca(private_ca: PrivateCA, pk: int | None = None) -> AcmeA
     account = (rows.filter(pk=pk) if pk else rows).order_by("pk").first()
     if pk and not account:
         raise NotFound(
-            f"The CA {private_ca.name} has no account {pk} of yours. Check the id.",
+            _(
+                "The CA %(name)s has no account %(pk)s of yours. Check the id.",
+                name=private_ca.name,
+                pk=pk,
+            ),
             field="acme_account_id",
         )
     return account or create_account(
@@ -410,18 +448,22 @@ def retire_private_ca(private_ca: PrivateCA) -> None:
         )
         if names:
             raise Conflict(
-                f"The CA {private_ca.name} is used by accounts ({names}). Delete them first."
+                _(
+                    "The CA %(name)s is used by accounts (%(names)s). Delete them first.",
+                    name=private_ca.name,
+                    names=names,
+                )
             )
         PrivateCA.objects.filter(pk=private_ca.pk).update(status=PrivateCA.Status.RETIRED)
         audit.note_row(private_ca, "private_ca.deleted", name=private_ca.name)
 
 
 def no_private_ca(pk: int) -> NotFound:
-    return NotFound(f"You have no private CA {pk}. Check the id.", field="ca_id")
+    return NotFound(_("You have no private CA %(pk)s. Check the id.", pk=pk), field="ca_id")
 
 
 def no_account(pk: int, field: str = "acme_account_id") -> NotFound:
-    return NotFound(f"You have no ACME account {pk}. Check the id.", field=field)
+    return NotFound(_("You have no ACME account %(pk)s. Check the id.", pk=pk), field=field)
 
 
 # `no_key`, so that workers that write rows of attempts do not wait for this lock.

@@ -149,9 +149,10 @@ class PrivateCASerializer(serializers.ModelSerializer[PrivateCA]):
 
 
 class ExchangeSerializer(serializers.ModelSerializer[Exchange]):
-    """A request to a CA and its response.
+    """A request to a CA or to a DNS API, and its response.
 
-    When no response came, `status` is null and `error` says why.
+    Of a DNS API, the method and the path are kept, and not the bodies. When no response came,
+    `status` is null and `error` says why.
     """
 
     at = EpochMillis()
@@ -162,6 +163,7 @@ class ExchangeSerializer(serializers.ModelSerializer[Exchange]):
             "id",
             "at",
             "step",
+            "party",
             "method",
             "url",
             "request",

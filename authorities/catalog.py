@@ -20,6 +20,7 @@ from authorities.models import AcmeAccount
 from certctrl import outgoing
 from certctrl.errors import Invalid
 from certctrl.lanes import Lane
+from certctrl.sentences import sentence as _
 
 
 class LimitKind(TextChoices):
@@ -205,7 +206,9 @@ def info(ca_provider: str) -> CAInfo:
     for name, ca in cas.items():
         if name.lower() == str(ca_provider).strip().lower():
             return ca
-    what = f"There is no CA of that name. ca_provider must be one of {', '.join(cas)}."
+    what = _(
+        "There is no CA of that name. ca_provider must be one of %(known)s.", known=", ".join(cas)
+    )
     raise Invalid(what, field="ca_provider")
 
 
@@ -258,7 +261,9 @@ def lane_of(ca_provider: str, directory_url: str) -> Lane | None:
     ca = known().get(ca_provider)
     url = outgoing.canonical_url(directory_url or (ca.directory_url if ca else ""))
     host = urlsplit(url).netloc
-    return Lane(f"ca:{host}", ca.label if ca and not directory_url else f"the CA {host}")
+    return Lane(
+        f"ca:{host}", ca.label if ca and not directory_url else _("the CA %(host)s", host=host)
+    )
 
 
 def lane_of_account(account: AcmeAccount) -> Lane | None:

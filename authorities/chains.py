@@ -6,6 +6,8 @@ from urllib.parse import urljoin
 from requests.utils import parse_header_links
 
 from authorities import pki
+from certctrl.sentences import joined
+from certctrl.sentences import sentence as _
 
 MOST_ALTERNATES = 5
 
@@ -71,16 +73,22 @@ def _is_chain_of(default: str, other: str) -> bool:
 
 def remarks(chain: pki.Chain) -> str:
     """Return how the chain differs from the request, as part of a sentence; empty when equal."""
-    told = ""
-    if chain.added:
-        told += f"; the CA added {', '.join(chain.added[:5])}"
-        told += f" and {len(chain.added) - 5} more names" if len(chain.added) > 5 else ""
-    if chain.left_out:
-        told += (
-            "; certificates that do not belong to the chain were left out: "
-            f"{', '.join(chain.left_out)}"
+    told = []
+    listed, more = ", ".join(chain.added[:5]), len(chain.added) - 5
+    if more > 0:
+        told.append(
+            _("; the CA added %(listed)s and %(more)s more names", listed=listed, more=more)
         )
-    return told
+    elif listed:
+        told.append(_("; the CA added %(listed)s", listed=listed))
+    if chain.left_out:
+        told.append(
+            _(
+                "; certificates that do not belong to the chain were left out: %(left_out)s",
+                left_out=", ".join(chain.left_out),
+            )
+        )
+    return joined("", told)
 
 
 def taken(chain_pem: str, preferred: str) -> str:
@@ -88,5 +96,8 @@ def taken(chain_pem: str, preferred: str) -> str:
     if not preferred:
         return ""
     if has_issuer(chain_pem, preferred):
-        return f", with the chain of {preferred}"
-    return f", with the CA's default chain, because it offered no chain of {preferred}"
+        return _(", with the chain of %(preferred)s", preferred=preferred)
+    return _(
+        ", with the CA's default chain, because it offered no chain of %(preferred)s",
+        preferred=preferred,
+    )

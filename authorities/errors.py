@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 
 UNKNOWN_ACCOUNT = "ca_account_unknown"
@@ -54,4 +55,8 @@ class Problem:
 
         `what` is a sentence about the refused request. The CA's words follow it.
         """
-        return Refused(self.code, f"{what} The CA says: {self}", permanent=self.permanent)
+        return Refused(
+            self.code,
+            _("%(what)s The CA says: %(said)s", what=what, said=self),
+            permanent=self.permanent,
+        )

@@ -1,4 +1,4 @@
-"""Keep the exchanges with a CA while debugging is on, without secrets.
+"""Keep the exchanges with CAs and DNS APIs while debugging is on, without secrets.
 
 The file that the setting CERTCTRL_CONFIG names switches debugging on for every account. An
 account's `log_level` switches it on for that account.
@@ -21,7 +21,7 @@ import structlog
 from django.conf import settings
 
 from authorities.models import AcmeAccount, Exchange
-from certctrl import clock, retention
+from certctrl import clock, retention, watching
 from certctrl.log import MASK, mask
 from certctrl.turns import MOST_SAID
 
@@ -60,10 +60,14 @@ _about: ContextVar[tuple[AcmeAccount, str, int | None] | None] = ContextVar("_ab
 
 @contextmanager
 def about(account: AcmeAccount, step: str, attempt_id: int | None = None) -> Iterator[None]:
-    """Assign every exchange inside the block to this account, and to the attempt if given."""
+    """Assign every exchange inside the block to this account, and to the attempt if given.
+
+    Exchanges with a DNS API are stored too.
+    """
     token = _about.set((account, step, attempt_id))
     try:
-        yield
+        with watching.by(lambda call: record_call(call, account, step, attempt_id)):
+            yield
     finally:
         _about.reset(token)
 
@@ -85,18 +89,52 @@ def record(
     if told is None:
         return
     account, step, attempt_id = told
-    try:
+    with _never_raising(step):
         if is_on(account):
-            took = clock.monotonic() - began
             exchange = Exchange(account=account, attempt_id=attempt_id, step=step, method=method)
-            exchange.at = clock.now() - timedelta(seconds=took)
-            exchange.took_ms = round(took * 1000)
             _tell(exchange, url, sent, answer, error)
-            exchange.save(force_insert=True)
-            if exchange.pk % ROOM_IS_MADE_EVERY == 0:
-                _make_room(account)
+            _store(exchange, began)
+
+
+def record_call(
+    call: watching.ApiCall, account: AcmeAccount, step: str, attempt_id: int | None
+) -> None:
+    """Store a call to a DNS API when debugging is on for the account. Never raise.
+
+    A call with the credential of another owner is not stored, because its path may say how that
+    owner's zones are hosted.
+    """
+    with _never_raising(step):
+        if is_on(account) and call.owner_id == account.owner_id:
+            exchange = Exchange(
+                account=account,
+                attempt_id=attempt_id,
+                step=step,
+                party=call.party,
+                method=call.method,
+                url=_text(call.url, ())[:500],
+                status=call.status,
+                headers=call.headers,
+                error=_text(call.error, ())[:MOST_SAID],
+            )
+            _store(exchange, call.began)
+
+
+@contextmanager
+def _never_raising(step: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as exc:  # any error: it must not fail the request itself
         logger.warning("exchange.lost", step=step, error=type(exc).__name__)
+
+
+def _store(exchange: Exchange, began: float) -> None:
+    took = clock.monotonic() - began
+    exchange.at = clock.now() - timedelta(seconds=took)
+    exchange.took_ms = round(took * 1000)
+    exchange.save(force_insert=True)
+    if exchange.pk % ROOM_IS_MADE_EVERY == 0:
+        _make_room(exchange.account)
 
 
 def is_on(account: AcmeAccount) -> bool:

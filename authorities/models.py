@@ -3,6 +3,7 @@
 from django.conf import settings
 from django.db import models
 
+from certctrl.sentences import SentenceField
 from certctrl.turns import Turns, TurnsQuerySet
 from keystore.models import Envelope
 
@@ -74,7 +75,7 @@ class AcmeAccount(Turns):
         PrivateCA, models.PROTECT, null=True, blank=True, related_name="accounts"
     )
     error_code = models.CharField(max_length=64, blank=True)
-    error_what = models.TextField(blank=True)
+    error_what = SentenceField(blank=True)
     defaults = models.JSONField(
         default=dict, help_text="key_type, key_size and validity_seconds of its certificates"
     )
@@ -111,7 +112,7 @@ class AcmeAccount(Turns):
 
 
 class Exchange(models.Model):
-    """A request to a CA and its response, kept while debugging is on.
+    """A request to a CA or to a DNS API, and its response, kept while debugging is on.
 
     Keys, signatures and EAB secrets are masked.
     """
@@ -122,6 +123,9 @@ class Exchange(models.Model):
     )
     at = models.DateTimeField(db_index=True)
     step = models.CharField(max_length=16, blank=True)
+    party = models.CharField(
+        max_length=64, blank=True, help_text="the DNS provider; empty for the CA"
+    )
     method = models.CharField(max_length=8)
     url = models.CharField(max_length=500)
     request = models.JSONField(
@@ -133,7 +137,7 @@ class Exchange(models.Model):
     headers = models.JSONField(default=dict, help_text="the important headers of the response")
     body = models.TextField(blank=True)
     problem = models.JSONField(null=True, blank=True)
-    error = models.TextField(blank=True, help_text="why there was no response")
+    error = SentenceField(blank=True, help_text="why there was no response")
     took_ms = models.PositiveIntegerField(default=0)
 
     def __str__(self) -> str:

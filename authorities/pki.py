@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12 as p12
 from cryptography.x509.oid import NameOID
 
 from certctrl import clock
+from certctrl.sentences import sentence as _
 
 CURVES: Mapping[int, ec.EllipticCurve] = {256: ec.SECP256R1(), 384: ec.SECP384R1()}
 RSA_SIZES = (2048, 3072, 4096)
@@ -257,11 +258,17 @@ def load_chain(chain_pem: str) -> list[x509.Certificate]:
     try:
         chain = x509.load_pem_x509_certificates(chain_pem.encode())
     except ValueError:
-        raise BadChain("The CA sent a chain that is not PEM certificates. Tell the CA.") from None
+        raise BadChain(
+            _("The CA sent a chain that is not PEM certificates. Tell the CA.")
+        ) from None
     if len(chain) > MAX_CHAIN:
         raise BadChain(
-            f"The CA sent a chain of {len(chain)} certificates. The limit is {MAX_CHAIN}. "
-            "Tell the CA."
+            _(
+                "The CA sent a chain of %(count)s certificates. The limit is %(max_chain)s. "
+                "Tell the CA.",
+                count=len(chain),
+                max_chain=MAX_CHAIN,
+            )
         )
     return chain
 
@@ -281,7 +288,7 @@ def check_chain(
     key = x509.load_pem_x509_csr(csr_pem.encode()).public_key()
     leaf = next((each for each in certificates if _key_of(each) == key), None)
     if leaf is None:
-        raise WrongKey("The certificate has another key than the request. Tell the CA.")
+        raise WrongKey(_("The certificate has another key than the request. Tell the CA."))
     added = _added_names(leaf, set(names))
     _check_times(leaf, at or clock.now())
     path = _path(leaf, certificates)
@@ -293,19 +300,23 @@ def _added_names(leaf: x509.Certificate, names: set[str]) -> tuple[str, ...]:
     found = set(names_of(leaf))
     if missing := sorted(names - found):
         listed = ", ".join(missing[:5]) + (
-            f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            _(" and %(count)s more", count=len(missing) - 5) if len(missing) > 5 else ""
         )
-        raise BadChain(f"The certificate lacks requested names ({listed}). Tell the CA.")
+        raise BadChain(
+            _("The certificate lacks requested names (%(listed)s). Tell the CA.", listed=listed)
+        )
     return tuple(sorted(found - names))
 
 
 def _check_times(leaf: x509.Certificate, at: datetime) -> None:
     if leaf.not_valid_before_utc >= leaf.not_valid_after_utc:
-        raise BadChain("The certificate ends before it begins. Tell the CA.")
+        raise BadChain(_("The certificate ends before it begins. Tell the CA."))
     if leaf.not_valid_after_utc <= at:
         raise BadChain(
-            "The certificate has already expired, at "
-            f"{leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC. Tell the CA."
+            _(
+                "The certificate has already expired, at %(not_valid_after_utc)s UTC. Tell the CA.",
+                not_valid_after_utc=format(leaf.not_valid_after_utc, "%Y-%m-%d %H:%M"),
+            )
         )
 
 
@@ -339,8 +350,11 @@ def _path(
     if len(path) == 1 and len(certificates) > 1 and not _signed(leaf, leaf):
         subject = _subject(next(iter(others), leaf))
         raise BadChain(
-            f"The chain is broken, because {subject} did not sign the certificate before it. "
-            "Tell the CA."
+            _(
+                "The chain is broken, because %(subject)s did not sign the certificate "
+                "before it. Tell the CA.",
+                subject=subject,
+            )
         )
     return path
 

@@ -6,13 +6,14 @@ from authorities import catalog, clients, exchanges
 from authorities.models import AcmeAccount
 from certctrl import lanes
 from certctrl.lanes import Lane
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from keystore import envelope
 from keystore.models import Envelope
 
 logger = structlog.get_logger()
 Status = AcmeAccount.Status
-EAB = Lane("eab:zerossl", "the service of ZeroSSL for external account bindings")
+EAB = Lane("eab:zerossl", _("the service of ZeroSSL for external account bindings"))
 
 
 def register(account_id: int) -> None:
@@ -44,8 +45,11 @@ def _register(account: AcmeAccount) -> None:
     if resource.status != "valid":
         raise Trouble(
             "ca_account_deactivated",
-            f"The account {account.name} has the status {resource.status} at the CA. Create a "
-            "new account.",
+            _(
+                "The account %(name)s has the status %(status)s at the CA. Create a new account.",
+                name=account.name,
+                status=resource.status,
+            ),
             permanent=True,
         )
     account.give_back(None, url=resource.url, status=Status.VALID, error_code="", error_what="")

@@ -7,6 +7,7 @@ from rest_framework import serializers
 from authorities import catalog, pki, privateca
 from certctrl.api import OneOf
 from certctrl.errors import Invalid, MissingField
+from certctrl.sentences import sentence as _
 
 MAILTO = "mailto:"
 MOST_SECONDS = 2**31 - 1  # the maximum of the column: 68 years
@@ -66,7 +67,10 @@ class AccountRequest(serializers.Serializer[Any]):
             given.setdefault("ca_provider", provider)
         if not self.partial and not given.get("ca_provider") and not given.get("ca_id"):
             raise MissingField(
-                f"No CA is given. ca_provider must be one of {', '.join(catalog.known())}.",
+                _(
+                    "No CA is given. ca_provider must be one of %(known)s.",
+                    known=", ".join(catalog.known()),
+                ),
                 field="ca_provider",
             )
         if (
@@ -76,7 +80,7 @@ class AccountRequest(serializers.Serializer[Any]):
             and not given.get("ca_id")
         ):
             raise MissingField(
-                "terms_accepted is not true. Read the CA's terms and set it to true.",
+                _("terms_accepted is not true. Read the CA's terms and set it to true."),
                 field="terms_accepted",
             )
         return given | {"defaults": key_defaults(given)}
@@ -89,11 +93,11 @@ def key_defaults(given: dict[str, Any]) -> dict[str, Any]:
     bits = given.get("leaf_rsa_bits")
     seconds = given.get("cert_valid_seconds")
     if algorithm not in ("", *pki.KEY_SIZES):
-        raise Invalid("leaf_key_algorithm must be RSA or ECDSA.", field="leaf_key_algorithm")
+        raise Invalid(_("leaf_key_algorithm must be RSA or ECDSA."), field="leaf_key_algorithm")
     if curve and curve not in privateca.CURVE_SIZES:
-        raise Invalid("leaf_ec_curve must be prime256v1 or secp384r1.", field="leaf_ec_curve")
+        raise Invalid(_("leaf_ec_curve must be prime256v1 or secp384r1."), field="leaf_ec_curve")
     if bits is not None and bits not in pki.RSA_SIZES:
-        raise Invalid("leaf_rsa_bits must be 2048, 3072 or 4096.", field="leaf_rsa_bits")
+        raise Invalid(_("leaf_rsa_bits must be 2048, 3072 or 4096."), field="leaf_rsa_bits")
     algorithm = algorithm or ("ecdsa" if curve else "rsa" if bits else "")
     size = (bits or 2048) if algorithm == "rsa" else privateca.CURVE_SIZES.get(curve, 256)
     kind = {"key_type": algorithm, "key_size": size} if algorithm else {}
@@ -130,6 +134,10 @@ def agree(given: dict[str, Any], guides: str, references: str) -> None:
         and str(given[guides]).lower() != str(given[references]).lower()
     ):
         raise Invalid(
-            f"{guides} and {references} are two names of one member. Give one of them.",
+            _(
+                "%(guides)s and %(references)s are two names of one member. Give one of them.",
+                guides=guides,
+                references=references,
+            ),
             field=guides,
         )

@@ -10,6 +10,7 @@ from django.conf import settings
 
 from authorities.errors import BAD_EAB, ERROR, RATE_LIMITED, UNREACHABLE, Refused
 from certctrl import outgoing
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 
 
@@ -32,7 +33,11 @@ def fetch_eab(email: str = "", api_key: str = "") -> tuple[str, str]:
         kind = type(exc).__name__
         raise Trouble(
             UNREACHABLE,
-            f"ZeroSSL could not be asked for an EAB ({kind}). Check that this server can reach it.",
+            _(
+                "ZeroSSL could not be asked for an EAB (%(kind)s). Check that this server "
+                "can reach it.",
+                kind=kind,
+            ),
         ) from None
     answer = _answer_of(response)
     kid = answer.get("eab_kid")
@@ -43,7 +48,11 @@ def fetch_eab(email: str = "", api_key: str = "") -> tuple[str, str]:
     reason = _reason_of(answer)
     raise Refused(
         BAD_EAB,
-        f"ZeroSSL refuses an EAB for this {whose}{reason}. Check the {whose}.",
+        _(
+            "ZeroSSL refuses an EAB for this %(whose)s%(reason)s. Check the %(whose)s.",
+            whose=whose,
+            reason=reason,
+        ),
         permanent=True,
     )
 
@@ -54,7 +63,7 @@ def _answer_of(response: requests.Response) -> dict[str, Any]:
     if status == 429:
         raise Trouble(
             RATE_LIMITED,
-            "ZeroSSL limits the requests for EABs. Try again later.",
+            _("ZeroSSL limits the requests for EABs. Try again later."),
             retry_after=pause or 300,
         )
     try:
@@ -64,7 +73,10 @@ def _answer_of(response: requests.Response) -> dict[str, Any]:
     if status >= 500 or not isinstance(answer, dict):
         raise Trouble(
             ERROR,
-            f"ZeroSSL did not answer the request for an EAB (HTTP {status}). Try again later.",
+            _(
+                "ZeroSSL did not answer the request for an EAB (HTTP %(status)s). Try again later.",
+                status=status,
+            ),
             retry_after=pause,
         )
     return answer

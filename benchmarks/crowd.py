@@ -36,16 +36,22 @@ NEW_LIMIT = 60.0  # seconds for one of them
 PATIENCE = 360.0  # seconds until an attempt that has no look counts as lost
 WAITED = timedelta(minutes=2)
 PRESENTS = 3  # an attempt publishes its records again three times at most
+SAID = "SELECT waits_for, servers::text FROM issuance_issuance WHERE id = %s AND waits_for <> ''"
 ALL_DUE = (
-    "UPDATE issuance_issuance SET waits_for = replace(%s, %s, domain), wake_at = now()"
-    " FROM issuance_certificate AS certificate"
+    "UPDATE issuance_issuance SET waits_for = replace(%s, %s, domain), servers = %s,"
+    " wake_at = now() FROM issuance_certificate AS certificate"
     " WHERE certificate.id = certificate_id AND order_url LIKE %s"
 )
-SNAPSHOT = "CREATE TABLE seen AS SELECT id, wake_at FROM issuance_issuance WHERE order_url LIKE %s"
-LOOKED_AT = (
-    "SELECT count(*) FROM issuance_issuance AS now JOIN seen USING (id)"
-    " WHERE now.holder = '' AND now.wake_at > seen.wake_at"
+SNAPSHOT = (
+    "CREATE TABLE seen AS SELECT id, wake_at, false AS looked FROM issuance_issuance"
+    " WHERE order_url LIKE %s"
 )
+# An attempt may be in its second look already, so those that had one are marked.
+MARK = (
+    "UPDATE seen SET looked = true FROM issuance_issuance AS now WHERE now.id = seen.id"
+    " AND NOT looked AND now.holder = '' AND now.wake_at > seen.wake_at"
+)
+LOOKED_AT = "SELECT count(*) FROM seen WHERE looked"
 ORDERED_AGAIN = (
     "SELECT count(*) FROM issuance_issuance JOIN seen USING (id) WHERE order_url NOT LIKE %s"
 )
@@ -89,9 +95,9 @@ class Crowd:
             wake_at=now + timedelta(hours=1),
         )
         self.execute(("UPDATE issuance_issuance SET wake_at = now() WHERE id = %s", (first.pk,)))
-        said = "SELECT waits_for FROM issuance_issuance WHERE id = %s AND waits_for <> ''"
-        (row,) = until(lambda: self.site.rows(said, first.pk), sites.LIMIT, "the first look")
-        all_due = (ALL_DUE, (row["waits_for"], f"waiting0.{self.lab.zone}", ORDER))
+        (row,) = until(lambda: self.site.rows(SAID, first.pk), sites.LIMIT, "the first look")
+        values = (row["waits_for"], f"waiting0.{self.lab.zone}", row["servers"], ORDER)
+        all_due = (ALL_DUE, values)
         self.execute(all_due, (SNAPSHOT, (ORDER,)))
 
     def take_snapshot(self) -> None:
@@ -113,7 +119,11 @@ class Crowd:
     def until_looked_at(self, number: int) -> int:
         """Wait until `number` attempts had a look, or for PATIENCE. Return how many had one."""
         with contextlib.suppress(AssertionError):
-            until(lambda: self.count(LOOKED_AT) >= number, PATIENCE, "the looks", every=0.5)
+            until(lambda: self.looked_at() >= number, PATIENCE, "the looks", every=1.0)
+        return self.looked_at()
+
+    def looked_at(self) -> int:
+        self.execute((MARK, ()))
         return self.count(LOOKED_AT)
 
     def waiting(self) -> None:

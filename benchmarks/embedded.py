@@ -11,13 +11,12 @@ import threading
 import requests
 
 from benchmarks.measuring import Meter, family, pss_of, stats, tell
-from benchmarks.sizes import asked
+from benchmarks.sizes import Sizes, asked
 from tests.e2e.processes import until
 from tests.standalone.starting import Up
 
 ROWS = ("embedded",)
 START_LIMIT = 90.0  # seconds
-SETTLED = 5.0  # seconds after the start
 
 
 def answers(server: Up) -> bool:
@@ -44,16 +43,16 @@ def started(folder: pathlib.Path) -> tuple[Up, float]:
     return server, seconds
 
 
-def measure(folder: pathlib.Path, rest: float) -> None:
+def measure(folder: pathlib.Path, sizes: Sizes) -> None:
     server, first = started(folder)
     server.end()
     server, second = started(folder)
     pause = threading.Event()
     try:
-        pause.wait(SETTLED)
+        pause.wait(sizes.settled)
         pid = server.process.pid
         meter = Meter({"all": pid})
-        pause.wait(rest)
+        pause.wait(sizes.rest)
         cpu, foreign = meter.read()
         seconds = meter.seconds
         everyone = family(pid, stats())
@@ -76,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows, sizes = asked(ROWS, arguments)
     with tempfile.TemporaryDirectory() as folder:
         if rows:
-            measure(pathlib.Path(folder, "data"), sizes.rest)
+            measure(pathlib.Path(folder, "data"), sizes)
     return 0
 
 

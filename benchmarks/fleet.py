@@ -7,7 +7,6 @@ Redis, one web process, and a connection for each device.
 """
 
 import asyncio
-import os
 import pathlib
 import statistics
 import sys
@@ -24,10 +23,7 @@ from tests.e2e.processes import Site, until
 
 ROWS = ("polls", "sockets")
 AT_ONCE = 50  # devices that connect at the same time
-SETTLED = 8.0  # seconds until the web process rests
-IDLE = 20.0  # seconds in which its CPU is measured
 LIMIT = 60.0  # seconds until the last device must have heard
-ROUNDS = 3
 
 Waits = Callable[["Fleet", str, int, asyncio.Future[None]], Awaitable[None]]
 
@@ -184,23 +180,23 @@ def threads_of(pid: int) -> int:
     return len(list(pathlib.Path(f"/proc/{pid}/task").iterdir()))
 
 
-def measure(site: Site, row: str, waits: Any, sizes: Sizes) -> None:
+def measure(site: Site, row: str, waits: Waits, sizes: Sizes) -> None:
     pid = sites.pids(site)["web"]
     pause = threading.Event()
-    pause.wait(SETTLED)
+    pause.wait(sizes.settled)
     before = rss_of(pid)
     fleet = Fleet(site, sizes.devices)
     began = time.perf_counter()
     fleet.connect(waits)
     connected = time.perf_counter() - began
-    pause.wait(SETTLED)
+    pause.wait(sizes.settled)
     growth = rss_of(pid) - before
     meter = Meter({"web": pid, "postgres": sites.pids(site)["postgres"]})
-    pause.wait(IDLE)
+    pause.wait(sizes.watched)
     cpu, foreign = meter.read()
     percent = {name: 100 * used / meter.seconds for name, used in cpu.items()}
     rounds = []
-    for _ in range(ROUNDS):
+    for _ in range(sizes.rounds):
         rounds.append(heard_by_all(fleet))
         pause.wait(2.0)
     one = []
@@ -232,12 +228,14 @@ def measure(site: Site, row: str, waits: Any, sizes: Sizes) -> None:
 
 def main() -> int:
     rows, sizes = asked(ROWS)
-    for row in rows:
-        with sites.web_only(MAX_DEVICES=str(sizes.devices + 100)) as site:
-            sites.use_database(site)
-            measure(site, row, {"polls": polls, "sockets": sockets}[row], sizes)
-        if row != rows[-1]:  # Django's settings are read once
-            os.execv(sys.executable, [sys.executable, "-m", "benchmarks.fleet", "--rows", rows[-1]])
+    waits: dict[str, Waits] = {"polls": polls, "sockets": sockets}
+    with sites.web_only(MAX_DEVICES=str(len(rows) * sizes.devices + 100)) as site:
+        sites.use_database(site)
+        for row in rows:
+            measure(site, row, waits[row], sizes)
+            site.kill("web")  # the next row begins with a new web process
+            site.start_web()
+            site.until_web_answers()
     return 0
 
 

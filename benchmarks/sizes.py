@@ -20,23 +20,29 @@ class Sizes:
     new_orders: int = 10  # while the others wait
     on_their_way: int = 40  # certificates that are on their way when everything is killed
     devices: int = 2_000  # that wait at one web process
+    settled: float = 8.0  # seconds until a process rests that was started
+    watched: float = 20.0  # seconds in which its CPU is measured
+    rounds: int = 3  # signals for all of them
     rest: float = 60.0  # seconds in which the embedded server has nothing to do
 
 
 FULL = Sizes()
 QUICK = Sizes(
-    names=48,
-    certbot_names=4,
+    names=32,
+    certbot_names=2,
     warm=16,
     idle=4,
     creates=50,
-    list_many=50_000,
+    list_many=20_000,
     pages=10,
     waiting=4_000,
-    new_orders=2,
+    new_orders=1,
     on_their_way=10,
     devices=200,
-    rest=10.0,
+    settled=2.0,
+    watched=5.0,
+    rounds=1,
+    rest=5.0,
 )
 
 

@@ -21,6 +21,7 @@ import structlog
 from django.conf import settings
 
 from certctrl import clock, outward
+from certctrl.sentences import sentence as _
 
 # The module ipaddress calls these public. They are the metadata service of Azure, the protocol
 # assignments (with the metadata service of Oracle), and documentation (RFC 9637).
@@ -207,10 +208,14 @@ def _refused(host: str) -> AddressRefused:
 
     Nobody may learn the private address of a name from the error.
     """
-    setting = "ALLOW_PRIVATE and ALLOW_PRIVATE_FOR_TENANTS" if is_by_tenant() else "ALLOW_PRIVATE"
-    what = (
-        f"{host} is not a public address. This server calls it only if its operator names it "
-        f"in {setting}."
+    setting = (
+        _("ALLOW_PRIVATE and ALLOW_PRIVATE_FOR_TENANTS") if is_by_tenant() else "ALLOW_PRIVATE"
+    )
+    what = _(
+        "%(host)s is not a public address. This server calls it only if its operator "
+        "names it in %(setting)s.",
+        host=host,
+        setting=setting,
     )
     return AddressRefused(what)
 
@@ -276,9 +281,14 @@ def lookup(host: str, port: int) -> list[SockAddr]:
         found = future.result(clock.time_left())
     except TimeoutError:
         raise DeadlineExceeded(
-            f"The name {host} did not resolve in time. Check the DNS resolver of this server."
+            _(
+                "The name %(host)s did not resolve in time. Check the DNS resolver of this server.",
+                host=host,
+            )
         ) from None
     except (OSError, UnicodeError) as exc:
-        why = exc.strerror if isinstance(exc, socket.gaierror) else "it is not a host name"
-        raise NameUnknown(f"The name {host} does not resolve ({why}). Check the name.") from None
+        why = exc.strerror if isinstance(exc, socket.gaierror) else _("it is not a host name")
+        raise NameUnknown(
+            _("The name %(host)s does not resolve (%(why)s). Check the name.", host=host, why=why)
+        ) from None
     return list(dict.fromkeys(each[4] for each in found))

@@ -37,6 +37,7 @@ from django.db.models import Model, QuerySet
 from django.http import Http404
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
+from django.utils.translation import gettext_lazy
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers, status
@@ -50,6 +51,7 @@ from rest_framework.viewsets import ViewSetMixin
 
 from certctrl import errors
 from certctrl.jsonbody import printable
+from certctrl.sentences import sentence as _
 
 log = structlog.get_logger()
 
@@ -83,8 +85,8 @@ class OneOf(serializers.ChoiceField):
     """A choice field whose errors list the choices."""
 
     default_error_messages = {
-        "invalid_choice": 'There is no "{input}". Give one of {known}.',
-        "null": "This may not be null. Give one of {known}.",
+        "invalid_choice": gettext_lazy('There is no "{input}". Give one of {known}.'),
+        "null": gettext_lazy("This may not be null. Give one of {known}."),
     }
 
     def fail(self, key: str, **kwargs: Any) -> NoReturn:
@@ -115,6 +117,12 @@ class UserIdConverter(StringConverter):
 
 register_converter(IdConverter, "id")
 register_converter(UserIdConverter, "user")
+
+
+def refuse_nul(request: Request) -> None:
+    """Raise Invalid for a NUL in the path or the query, because PostgreSQL stores none."""
+    if "\0" in request.path or "%00" in request.META["QUERY_STRING"]:
+        raise errors.Invalid(_("The path or the query has a NUL character (%00). Remove it."))
 
 
 def refuse_broken_body(request: Request) -> None:
@@ -166,13 +174,19 @@ class OwnedMixin(GenericAPIView[Any]):
     other_obtypes: Mapping[str, str] = {}
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        refuse_nul(request)
         super().initial(request, *args, **kwargs)
         own = str(request.user.pk)
         if kwargs.get("user_id", own) != own:
             asked = printable(kwargs["user_id"])
             raise errors.Forbidden(
-                f"User {asked} is another user. Use your own id, {own}, or "
-                f"{settings.URL_PREFIX}/apiv1/me/."
+                _(
+                    "User %(asked)s is another user. Use your own id, %(own)s, or "
+                    "%(url_prefix)s/apiv1/me/.",
+                    asked=asked,
+                    own=own,
+                    url_prefix=settings.URL_PREFIX,
+                )
             )
         refuse_broken_body(request)
 
@@ -223,7 +237,13 @@ class OwnedMixin(GenericAPIView[Any]):
             return super().get_object()
         except Http404:
             name = self.get_queryset().model._meta.verbose_name
-            raise errors.NotFound(f"You have no {name} {self.object_id()}. Check the id.") from None
+            raise errors.NotFound(
+                _(
+                    "You have no %(name)s %(object_id)s. Check the id.",
+                    name=_(str(name)),
+                    object_id=self.object_id(),
+                )
+            ) from None
 
 
 class OwnedRouter(SimpleRouter):

@@ -16,20 +16,29 @@ from billiard import current_process
 from certctrl import clock
 
 SLOW = 3.0  # seconds; a call that takes longer holds up others
+DOUBT = 2.0  # seconds; a new party that takes longer may be dead
 
 
 class Call(NamedTuple):
-    """One thread in a call. `lane` and `owner` are numbers, `since` is in monotonic seconds."""
+    """One thread in a call. `lane` and `owner` are numbers, `since` is in monotonic seconds.
+
+    `is_new`: the party has not answered lately, and its calls may end early.
+    """
 
     lane: int
     owner: int
     since: float
     is_sick: bool
+    is_new: bool = False
 
     @property
     def is_late(self) -> bool:
         """Whether the call takes long already."""
         return clock.monotonic() - self.since > SLOW
+
+    @property
+    def is_doubtful(self) -> bool:
+        return self.is_new and clock.monotonic() - self.since > DOUBT
 
     @property
     def is_slow(self) -> bool:
@@ -51,6 +60,7 @@ class Board:
         self._owners = RawArray("Q", threads)
         self._since = RawArray("d", threads)
         self._sick = RawArray("b", threads)
+        self._new = RawArray("b", threads)
         self._lock = threading.Lock()
 
     def calls(self, but: int | None = None) -> list[Call]:
@@ -61,7 +71,11 @@ class Board:
 
     def read(self, place: int) -> Call:
         return Call(
-            self._lanes[place], self._owners[place], self._since[place], bool(self._sick[place])
+            self._lanes[place],
+            self._owners[place],
+            self._since[place],
+            bool(self._sick[place]),
+            bool(self._new[place]),
         )
 
     def take(self) -> int | None:
@@ -86,6 +100,7 @@ class Board:
         self._owners[place] = call.owner
         self._since[place] = call.since
         self._sick[place] = call.is_sick
+        self._new[place] = call.is_new
         self._lanes[place] = call.lane
 
     def free(self, place: int) -> None:

@@ -18,6 +18,7 @@ from certctrl import clock, errors
 from certctrl.errors import ApiError
 from certctrl.errorshape import error_body, unexpected
 from certctrl.jsonbody import too_large
+from certctrl.sentences import sentence as _
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -116,7 +117,7 @@ class Timed:
             message = await asyncio.wait_for(self.receive(), self.left)
         except TimeoutError:
             raise errors.TooSlow(
-                "The body did not arrive in time. Send it again over a faster connection."
+                _("The body did not arrive in time. Send it again over a faster connection.")
             ) from None
         self.left -= clock.monotonic() - began
         if not self.is_refused:

@@ -18,6 +18,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 # request.
 HEAD_WITHIN = 20.0
 READER_EVERY = 20.0  # seconds between two checks of a response that is being read
+MOST_PARTS = 1000  # frames of one message; an empty one has no size that websockets could count
 READER_SPEED = 4096  # bytes per second that a reader must take
 # RFC 9110, section 15.5.9.
 LATE = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -25,6 +26,8 @@ FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
     b"Content-Length: 0\r\nConnection: close\r\n\r\n"
 )
+
+UNREADABLE = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 log = structlog.get_logger()
 QUIET = logging.getLogger("certctrl.websocket")
@@ -182,6 +185,20 @@ class DeviceProtocol(WatchedReader, WebSocketsSansIOProtocol):
     @property
     def waiting(self) -> bool:
         return self.handshake_complete
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # A head that websockets refuses, for example with a body or with a line of more than 8 KiB.
+        # uvicorn neither answers it nor closes the connection.
+        if self.conn.handshake_exc and not self.handshake_initiated:
+            log.info("connection.closed", why="no handshake", client=self.client and self.client[0])
+            self.transport.write(b"".join(self.conn.data_to_send()) or UNREADABLE)
+            self.transport.close()
+
+    def handle_cont(self, event: Any) -> None:
+        super().handle_cont(event)
+        if len(self.frames) > MOST_PARTS:
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         """Read nothing while the device does not read, so that its pings do not fill the memory."""

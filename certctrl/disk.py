@@ -16,6 +16,7 @@ from django.conf import settings
 from django.core.cache import cache
 
 from certctrl.errors import ApiError
+from certctrl.sentences import sentence as _
 
 log = structlog.get_logger()
 
@@ -26,9 +27,9 @@ LEAST_FREE = 256 * 1024
 # Cache key of the sentence, kept for PAUSE seconds after such an error.
 KEPT = "disk_full"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-DATABASE = "The disk of the database is full"
-REDIS = "Redis has reached its memory limit, or its disk is full"
-SERVER = "The disk of this server is full"
+DATABASE = _("The disk of the database is full")
+REDIS = _("Redis has reached its memory limit, or its disk is full")
+SERVER = _("The disk of this server is full")
 
 
 class DiskFull(ApiError):
@@ -38,8 +39,11 @@ class DiskFull(ApiError):
 
     def __init__(self, side: str) -> None:
         super().__init__(
-            f"{side}. The request was not carried out. The operator of this server must free "
-            "space. Then send it again.",
+            _(
+                "%(side)s. The request was not carried out. The operator of this server must "
+                "free space. Then send it again.",
+                side=side,
+            ),
             retry_after=PAUSE,
         )
         self.side = side

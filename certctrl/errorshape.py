@@ -4,6 +4,7 @@ See docs/reference/api.md.
 """
 
 import math
+import re
 import secrets
 import sys
 from collections.abc import Mapping
@@ -26,9 +27,38 @@ from rest_framework.response import Response
 
 from certctrl import disk, errors, jsonbody
 from certctrl.errors import ApiError
+from certctrl.sentences import sentence as _
 from certctrl.turns import LostTurn, Trouble, Wait
 
 log = structlog.get_logger()
+
+# Sentences of Django REST framework, as expressions, and ours. Ours begin after the member's name.
+REWORDED = {
+    r"This field is required\.": "is missing. Add it.",
+    r"This field may not be null\.": "is null. Give a value.",
+    r"This field may not be blank\.": "is empty. Give a value.",
+    r"Not a valid string\.": "is not text. Give a string.",
+    r"A valid integer is required\.": "is not a whole number. Give one.",
+    r"String value too large\.": "is too long for a number. Give a shorter one.",
+    r"Must be a valid boolean\.": "is neither true nor false. Give one of them.",
+    r"Enter a valid email address\.": "is not an e-mail address. Give one: name@example.com.",
+    r"Null characters are not allowed\.": "has a NUL character. Remove it.",
+    r"Value must be valid JSON\.": "is not JSON. Give a text, a number, or an object.",
+    r"Expected a list of items but got type .*": "is not a list. Give one: [...].",
+    r"Expected a dictionary of items but got type .*": "is not an object. Give one: {...}.",
+    r"Invalid data\. Expected a dictionary, but got .*": "is not an object. Give one: {...}.",
+    r"This list may not be empty\.": "is an empty list. Give one entry or more.",
+    r"Ensure this value is less than or equal to (\d+)\.": r"is too large. It is at most \1.",
+    r"Ensure this value is greater than or equal to (\d+)\.": r"is too small. It is at least \1.",
+    r"Ensure this field has no more than (\d+) characters\.": r"is longer than \1 characters.",
+    r"Ensure this field has no more than (\d+) elements\.": r"has more than \1 entries.",
+    r"Ensure this field has at least 1 elements\.": "is an empty list. Give one entry or more.",
+    r"Date has wrong format\. .*": "is not a day. Give one: 2030-12-31.",
+    r"Datetime has wrong format\. .*": (
+        "is not a time. Give one: 2030-12-31T23:59:59Z. In a query, write + as %2B."
+    ),
+    r"Datetime value out of range\.": "is too early or too late. Give another time.",
+}
 
 DATABASE_PAUSE = 5  # seconds until a request that the database did not accept is worth a retry
 LOST_TURN_PAUSE = 2  # seconds until a request that lost its row is worth a retry
@@ -52,7 +82,7 @@ def error_body(refusal: ApiError) -> dict[str, Any]:
         "error": {
             "code": refusal.code,
             "key": refusal.key,
-            "what": refusal.what,
+            "what": str(refusal.what),
             "params": refusal.params,
         },
     }
@@ -76,7 +106,20 @@ def exception_handler(exc: Exception, context: Mapping[str, Any]) -> Response:
 
     An internal error is logged. Its response has no details.
     """
+    if isinstance(exc, exceptions.MethodNotAllowed):
+        return error_response(wrong_method(context["request"].method, context["view"]))
     return error_response(refusal_of(exc) or unexpected(exc))
+
+
+def wrong_method(method: str, view: Any) -> ApiError:
+    taken = [each for each in view.allowed_methods if each not in ("HEAD", "OPTIONS")]
+    return errors.MethodNotAllowed(
+        _(
+            "This path does not take %(method)s. Send %(taken)s.",
+            method=jsonbody.printable(method),
+            taken=" or ".join(taken),
+        )
+    )
 
 
 def unexpected(exc: BaseException | None) -> ApiError:
@@ -88,14 +131,19 @@ def unexpected(exc: BaseException | None) -> ApiError:
         return full
     if isinstance(exc, OperationalError | InterfaceError):
         return errors.Unavailable(
-            "The database is busy or unreachable. The request was not carried out. Send it "
-            "again in a few seconds.",
+            _(
+                "The database is busy or unreachable. The request was not carried out. Send "
+                "it again in a few seconds."
+            ),
             request_id=request_id,
             retry_after=DATABASE_PAUSE,
         )
     return errors.Unexpected(
-        "Internal error. The request was not carried out. Send it again. If that fails too, "
-        f"ask the operator: the server log has the details under {request_id}.",
+        _(
+            "Internal error. The request was not carried out. Send it again. If that fails "
+            "too, ask the operator: the server log has the details under %(request_id)s.",
+            request_id=request_id,
+        ),
         request_id=request_id,
     )
 
@@ -108,28 +156,31 @@ def refusal_of(exc: Exception) -> ApiError | None:
         case exceptions.ValidationError():
             return invalid(exc.detail)
         case exceptions.ParseError() | UnreadablePostError():
-            return errors.MalformedJSON("The body cannot be read. Send JSON in UTF-8.")
+            return errors.MalformedJSON(_("The body cannot be read. Send JSON in UTF-8."))
         case exceptions.UnsupportedMediaType():
             return errors.NotJSON(
-                "The body is not declared as JSON. Send JSON, with the header Content-Type: "
-                "application/json."
+                _(
+                    "The body is not declared as JSON. Send JSON, with the header "
+                    "Content-Type: application/json."
+                )
             )
         case exceptions.NotAuthenticated():
             return errors.NotLoggedIn(
-                "Log in first, or send an API key: Authorization: Bearer ak_..."
+                _("Log in first, or send an API key: Authorization: Bearer ak_...")
             )
         case exceptions.AuthenticationFailed():
             return errors.Unauthorized(str(exc.detail))
         case exceptions.PermissionDenied() | PermissionDenied():
-            return errors.Forbidden("You may not do that. Ask the staff of this server.")
+            return errors.Forbidden(_("You may not do that. Ask the staff of this server."))
         case exceptions.NotFound() | Http404():
-            return errors.NotFound("The object does not exist, or it is not yours. Check its id.")
-        case exceptions.MethodNotAllowed():
-            return errors.MethodNotAllowed(f"{exc.detail}")
+            return errors.NotFound(
+                _("The object does not exist, or it is not yours. Check its id.")
+            )
         case exceptions.Throttled():
+            pause = int(getattr(exc, "wait", None) or 60)
             return errors.RateLimited(
-                "Too many requests. Try again later.",
-                retry_after=int(getattr(exc, "wait", None) or 60),
+                _("Too many requests. Try again in %(pause)s seconds.", pause=pause),
+                retry_after=pause,
             )
         case RequestDataTooBig():
             return jsonbody.too_large(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
@@ -150,8 +201,11 @@ def refusal_of(exc: Exception) -> ApiError | None:
 def held(pause: int) -> ApiError:
     """Return the error for a row that a worker holds. It may be free after `pause` seconds."""
     return errors.Unavailable(
-        "The server is working on this object. The request was not completed. Send it again "
-        f"in {pause} seconds.",
+        _(
+            "The server is working on this object. The request was not completed. Send it "
+            "again in %(pause)s seconds.",
+            pause=pause,
+        ),
         retry_after=pause,
     )
 
@@ -162,7 +216,7 @@ def not_understood() -> ApiError:
     Examples are a foreign host name, or a thousand query parameters.
     """
     return errors.Invalid(
-        "The request cannot be understood. Check its host name, its headers and its query."
+        _("The request cannot be understood. Check its host name, its headers and its query.")
     )
 
 
@@ -172,7 +226,14 @@ def invalid(detail: Any) -> ApiError:
     kind = errors.MissingField if complaint.code == "required" else errors.Invalid
     if not field:
         return kind(str(complaint))
-    return kind(f"{field}: {complaint}", field=field)
+    return kind(sentence_about(field, str(complaint)), field=field)
+
+
+def sentence_about(field: str, complaint: str) -> str:
+    for theirs, ours in REWORDED.items():
+        if found := re.fullmatch(theirs, complaint):
+            return f"{field} {found.expand(ours)}"
+    return _("%(field)s: %(complaint)s", field=field, complaint=complaint)
 
 
 def first_complaint(detail: Any, path: str) -> tuple[str, exceptions.ErrorDetail]:
@@ -193,7 +254,7 @@ def first_complaint(detail: Any, path: str) -> tuple[str, exceptions.ErrorDetail
 
 # --- Requests without a view ---
 
-API_PATHS = ("/apiv1", "/auth", "/health")
+API_PATHS = ("/apiv1", "/auth", "/health", "/api/")
 
 
 def is_api(request: HttpRequest) -> bool:
@@ -209,8 +270,11 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
         host = jsonbody.printable(request.META.get("HTTP_HOST", ""))
         return plain_response(
             errors.Invalid(
-                f"The host {host} is not in the setting ALLOWED_HOSTS. Call this server by a host "
-                "in that setting."
+                _(
+                    "The host %(host)s is not in the setting ALLOWED_HOSTS. Call this server "
+                    "by a host in that setting.",
+                    host=host,
+                )
             )
         )
     if not is_api(request):
@@ -222,9 +286,20 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return plain_response(
-        errors.NotFound(f"There is nothing at this path. See {settings.URL_PREFIX}/apiv1/docs.")
-    )
+    docs = f"{settings.URL_PREFIX}/apiv1/docs"
+    what = _("There is nothing at this path. See %(docs)s.", docs=docs)
+    if request.path_info.startswith("/api/"):
+        what = _(
+            "Devices open a WebSocket here. If this was one, a proxy did not pass on the headers "
+            "Connection and Upgrade. See %(docs)s.",
+            docs=docs,
+        )
+    elif request.path_info.endswith("/"):
+        what = _(
+            "There is nothing at this path. Leave out the slash at its end. See %(docs)s.",
+            docs=docs,
+        )
+    return plain_response(errors.NotFound(what))
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

@@ -18,6 +18,7 @@ from rest_framework.response import Response
 from rest_framework.utils.urls import remove_query_param, replace_query_param
 
 from certctrl import errors, jsonbody
+from certctrl.sentences import sentence as _
 
 
 class JSONParser(BaseParser):
@@ -40,14 +41,21 @@ def refuse_other_encodings(request: Request | None, media_type: str) -> None:
     coding = request.headers.get("Content-Encoding", "").strip().lower() if request else ""
     if coding not in ("", "identity"):
         raise errors.NotJSON(
-            "The body is compressed (Content-Encoding). Send it uncompressed, without that header."
+            _(
+                "The body is compressed (Content-Encoding). Send it uncompressed, without "
+                "that header."
+            )
         )
-    _, parameters = parse_header_parameters(media_type)
+    _type, parameters = parse_header_parameters(media_type)
     charset = parameters.get("charset", "utf-8").strip().lower()
     if charset not in ("utf-8", "utf8"):
         shown = jsonbody.printable(charset)
         raise errors.NotJSON(
-            f"JSON is sent in UTF-8, but Content-Type says charset={shown}. Leave the charset out."
+            _(
+                "JSON is sent in UTF-8, but Content-Type says charset=%(shown)s. Leave the "
+                "charset out.",
+                shown=shown,
+            )
         )
 
 
@@ -102,8 +110,11 @@ class ListPagination(BasePagination):
         self.limit = min(wanted, self.max_limit)
         if offset > self.max_offset:
             raise errors.Invalid(
-                f"offset is {self.max_offset} at most. For later rows, use"
-                " after=ID with the last id that you have.",
+                _(
+                    "offset is %(max_offset)s at most. For later rows, use after=ID with the "
+                    "last id that you have.",
+                    max_offset=self.max_offset,
+                ),
                 field="offset",
             )
         counts = self.number(request, "total", 0, 0, 1)
@@ -140,7 +151,15 @@ class ListPagination(BasePagination):
             return default
         if given.isascii() and given.isdigit() and len(given) <= 18 and least <= int(given) <= most:
             return int(given)
-        raise errors.Invalid(f"{name} must be a whole number from {least} to {most}.", field=name)
+        raise errors.Invalid(
+            _(
+                "%(name)s must be a whole number from %(least)s to %(most)s.",
+                name=name,
+                least=least,
+                most=most,
+            ),
+            field=name,
+        )
 
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
         return schema

@@ -13,6 +13,7 @@ from rest_framework.response import Response
 
 from certctrl import clock, disk, errors
 from certctrl.api import PublicView
+from certctrl.sentences import sentence as _
 from certctrl.turns import SKEW, SWEPT
 
 SILENCE = 60  # seconds; the sweep runs every second
@@ -32,18 +33,24 @@ class Health(PublicView):
             disk.refuse_when_redis_is_full()
         if swept_at is None:
             raise errors.Unavailable(
-                "No sweep has ended yet. Check that redis, clock and beat run."
+                _("No sweep has ended yet. Check that redis, clock and beat run.")
             )
         silent = clock.now().timestamp() - swept_at
         if silent > SILENCE:
             raise errors.Unavailable(
-                f"No sweep ended for {silent:.0f} seconds. Check that redis, clock and beat run."
+                _(
+                    "No sweep ended for %(seconds)s seconds. Check that redis, clock and beat run.",
+                    seconds=f"{silent:.0f}",
+                )
             )
         if -silent > SKEW.total_seconds():
             raise errors.Unavailable(
-                f"The last sweep ended {-silent:.0f} seconds in the future. The clock was set "
-                "back, and no sweep ended since then. Check that clock and beat run, and "
-                "that all machines have the same time."
+                _(
+                    "The last sweep ended %(seconds)s seconds in the future. The clock was set "
+                    "back, and no sweep ended since then. Check that clock and beat run, and "
+                    "that all machines have the same time.",
+                    seconds=f"{-silent:.0f}",
+                )
             )
         return Response("ok")
 

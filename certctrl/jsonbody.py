@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from django.conf import settings
 
 from certctrl.errors import Invalid, MalformedJSON, TooLarge
+from certctrl.sentences import sentence as _
 
 MAX_DEPTH = 16
 MAX_VALUES = 20_000
@@ -29,16 +30,18 @@ IN_LINES = (
 )
 GZIP = b"\x1f\x8b"
 WORDS = {  # the start of json's messages, and our words for them
-    "Expecting property name": "a member's name, in double quotes, is missing",
-    "Expecting ':'": "a colon is missing",
-    "Expecting ','": "a comma or a closing bracket is missing",
-    "Expecting value": "a value is missing",
-    "Unterminated string": "no closing quote for the string that begins",
-    "Invalid control character": "a string holds a line break or another control character",
-    "Invalid \\": "a string holds an unknown escape",
-    "Unexpected UTF-8 BOM": "there is a second byte order mark",
-    "Extra data": "there is text after the end",
-    "Illegal trailing comma": "there is one comma too many",
+    "Expecting property name": _(
+        "a member's name, in double quotes, is missing, or there is one comma too many,"
+    ),
+    "Expecting ':'": _("a colon is missing"),
+    "Expecting ','": _("a comma or a closing bracket is missing"),
+    "Expecting value": _("a value is missing"),
+    "Unterminated string": _("no closing quote for the string that begins"),
+    "Invalid control character": _("a string holds a line break or another control character"),
+    "Invalid \\": _("a string holds an unknown escape"),
+    "Unexpected UTF-8 BOM": _("there is a second byte order mark"),
+    "Extra data": _("there is text after the end"),
+    "Illegal trailing comma": _("there is one comma too many"),
 }
 WITHOUT_WHITE = str.maketrans("", "", "\n\r\t")
 
@@ -55,15 +58,21 @@ def read(body: bytes, *, allows_list: bool = False, allows_lines: bool = False) 
     refuse_crowds(body)
     value = parse(body)
     if not isinstance(value, dict) and not (allows_list and isinstance(value, list)):
-        raise Invalid('The body is not a JSON object. Send one: {"name": value, ...}.')
+        raise Invalid(_('The body is not a JSON object. Send one: {"name": value, ...}.'))
     inspect(value, "", 1, allows_lines=allows_lines)
     return value
 
 
 def too_large(limit: int) -> TooLarge:
     most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-    more = "" if limit >= most else f" With a valid session or API key, {most} are allowed."
-    return TooLarge(f"The body is larger than {limit} bytes. Send less.{more}")
+    more = (
+        ""
+        if limit >= most
+        else _(" With a valid session or API key, %(most)s are allowed.", most=most)
+    )
+    return TooLarge(
+        _("The body is larger than %(limit)s bytes. Send less.%(more)s", limit=limit, more=more)
+    )
 
 
 def refuse_crowds(body: bytes) -> None:
@@ -73,7 +82,10 @@ def refuse_crowds(body: bytes) -> None:
     """
     if sum(map(body.count, b"[{,")) > MAX_VALUES:
         raise MalformedJSON(
-            f"The body has more than {MAX_VALUES} lists, objects and commas. Send less."
+            _(
+                "The body has more than %(max_values)s lists, objects and commas. Send less.",
+                max_values=MAX_VALUES,
+            )
         )
 
 
@@ -82,7 +94,7 @@ def parse(body: bytes) -> Any:
     # none.
     is_wide = body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:4]
     if is_wide and not body.startswith(GZIP):
-        raise MalformedJSON("The body is UTF-16 or UTF-32. Send UTF-8.")
+        raise MalformedJSON(_("The body is UTF-16 or UTF-32. Send UTF-8."))
     try:
         # A byte order mark may be ignored (RFC 8259, section 8.1).
         text = body.removeprefix(codecs.BOM_UTF8).decode()
@@ -95,19 +107,29 @@ def parse(body: bytes) -> Any:
     except json.JSONDecodeError as exc:
         what = next(
             (ours for theirs, ours in WORDS.items() if exc.msg.startswith(theirs)),
-            "it cannot be read",
+            _("it cannot be read"),
         )
         raise MalformedJSON(
-            f"The body is not JSON: {what} at line {exc.lineno}, column {exc.colno}."
+            _(
+                "The body is not JSON: %(what)s at line %(lineno)s, column %(colno)s.",
+                what=what,
+                lineno=exc.lineno,
+                colno=exc.colno,
+            )
         ) from None
     except UnicodeDecodeError:
-        raise MalformedJSON("The body is not UTF-8. Send JSON in UTF-8, uncompressed.") from None
+        raise MalformedJSON(_("The body is not UTF-8. Send JSON in UTF-8, uncompressed.")) from None
     except RecursionError:
         raise MalformedJSON(
-            f"The body is nested deeper than {MAX_DEPTH} levels. Send fewer levels."
+            _(
+                "The body is nested deeper than %(max_depth)s levels. Send fewer levels.",
+                max_depth=MAX_DEPTH,
+            )
         ) from None
     except ValueError:  # a whole number with thousands of digits
-        raise MalformedJSON("The body has a number that is too long. Send a shorter one.") from None
+        raise MalformedJSON(
+            _("The body has a number that is too long. Send a shorter one.")
+        ) from None
 
 
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -115,20 +137,23 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for name, value in pairs:
         if name in members:
             raise MalformedJSON(
-                f"The member {printable(name)} occurs twice in one object. Send it once."
+                _(
+                    "The member %(name)s occurs twice in one object. Send it once.",
+                    name=printable(name),
+                )
             )
         members[name] = value
     return members
 
 
 def refuse_constant(name: str) -> NoReturn:
-    raise MalformedJSON(f"{name} is not JSON. Send a number or null.")
+    raise MalformedJSON(_("%(name)s is not JSON. Send a number or null.", name=name))
 
 
 def finite_float(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise MalformedJSON("The body has a number that is too large. Send a smaller one.")
+        raise MalformedJSON(_("The body has a number that is too large. Send a smaller one."))
     return number
 
 
@@ -140,7 +165,10 @@ def inspect(value: Any, path: str, depth: int, *, allows_lines: bool = False) ->
     """
     if depth > MAX_DEPTH:
         raise MalformedJSON(
-            f"The body is nested deeper than {MAX_DEPTH} levels. Send fewer levels."
+            _(
+                "The body is nested deeper than %(max_depth)s levels. Send fewer levels.",
+                max_depth=MAX_DEPTH,
+            )
         )
     if isinstance(value, str):
         refuse_control_characters(value, path, allows_lines=allows_lines)
@@ -159,7 +187,7 @@ def refuse_control_characters(text: str, path: str, *, allows_lines: bool = Fals
     if plain.isprintable() or all(map(is_text, plain)):
         return
     field = printable(path)
-    raise Invalid(f"{field} has a control character. Remove it.", field=field)
+    raise Invalid(_("%(field)s has a control character. Remove it.", field=field), field=field)
 
 
 def is_text(char: str) -> bool:

@@ -5,12 +5,16 @@ that leaves goes through `enter()`. A party that answers well may have all threa
 not answer has two, so a dead party costs two threads and not all. One that answers slowly has half.
 An owner whose calls are slow has half as well, over all lanes.
 
+Many new webhooks may be dead at once, and each is a lane of its own. So half of the threads may be
+in calls to new parties as long as to any other. Calls of the other half end after DOUBT. While one
+of them has lasted that long, other new parties have one thread.
+
 The newest answer decides, and all workers share it in the cache. When the cache is lost, it is
 learned again from the next answer.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -18,6 +22,7 @@ from django.core.cache import cache
 
 from certctrl import board, clock
 from certctrl.board import Call
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, Wait
 
 IN_TROUBLE = 2  # calls at a time to a party that is in trouble
@@ -53,11 +58,13 @@ class Lane(NamedTuple):
 
     `is_judged`: what ends the body of `enter()` is the party's answer. It is false for the
     resolvers, because an owner's own name servers may be what is silent. Then the caller notes.
+    `ends_early`: a call to it may be ended early and made again, as long as it is unknown.
     """
 
     key: str
     name: str
     is_judged: bool = True
+    ends_early: bool = False
 
 
 class Full(Wait):
@@ -145,16 +152,24 @@ def _place_for(lane: Lane, owner: int | None) -> Iterator[None]:
         return
     before = shown.read(own) if outer is not None else None
     is_sick = standing_of(lane.key) in (Standing.TROUBLE, Standing.SLOW)
-    shown.write(own, Call(number, owner or 0, clock.monotonic(), is_sick))
+    is_new = _is_new(lane)
+    newcomers = sum(each.is_new for each in shown.calls(own))
+    shown.write(own, Call(number, owner or 0, clock.monotonic(), is_sick, is_new))
     token = board.place.set(own)
+    is_short = is_new and newcomers >= max(1, shown.threads // 2)
     try:
-        yield
+        with clock.limit(board.DOUBT) if is_short else nullcontext():
+            yield
     finally:
         board.place.reset(token)
         if before is None:
             shown.free(own)
         else:
             shown.write(own, before._replace(since=clock.monotonic()))
+
+
+def _is_new(lane: Lane) -> bool:
+    return lane.ends_early and standing_of(lane.key) == Standing.UNKNOWN
 
 
 def _refuse_more(shown: board.Board, lane: Lane, number: int, owner: int, but: int | None) -> None:
@@ -171,16 +186,21 @@ def _refuse_more(shown: board.Board, lane: Lane, number: int, owner: int, but: i
     if len(same) >= may_have or (not is_well and len(slow) >= max(1, shown.threads * 3 // 4)):
         is_known = answer != Standing.UNKNOWN or any(each.is_slow for each in same)
         # A party that was not called lately is not blamed.
-        what = f"It waits for its turn, because {lane.name} answers late or not at all."
+        what = _(
+            "It waits for its turn, because %(name)s answers late or not at all.", name=lane.name
+        )
         raise Full(PAUSES[answer == Standing.TROUBLE], what if is_known else "", imposed=True)
     if is_well and lane.is_judged:
         return
+    new = [each.is_doubtful for each in calls if each.is_new]
+    if any(new) and not all(new) and _is_new(lane):
+        raise Full(PAUSES[False], imposed=True)
     theirs = [each for each in slow if each.owner == owner]
     if not lane.is_judged:  # it is well, but not for names whose own servers are silent
         theirs = [each for each in theirs if each.lane == number]
     if owner and len(theirs) >= half:
         raise Full(
             PAUSES[False],
-            "It waits for its turn, because other calls of the same owner take long.",
+            _("It waits for its turn, because other calls of the same owner take long."),
             imposed=True,
         )

@@ -7,6 +7,7 @@ from django.http import HttpRequest
 
 from certctrl.errors import Forbidden
 from certctrl.jsonbody import printable
+from certctrl.sentences import sentence as _
 
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
@@ -29,19 +30,21 @@ def advice(request: HttpRequest) -> str:
         return ""
     host = request.get_host()
     if not is_own(origin, request):
-        return (
-            f"The browser sent the origin {printable(origin)}, but this server was called as "
-            f"{printable(host)}. If both are the same site, the proxy must pass on the host "
-            "with its port. With nginx: `proxy_set_header Host $http_host;`. Pages of "
-            "another site may send requests only if the setting TRUSTED_ORIGINS names its "
-            "origin."
+        return _(
+            "The browser sent the origin %(origin)s, but this server was called as "
+            "%(host)s. If both are the same site, the proxy must pass on the host with "
+            "its port. With nginx: `proxy_set_header Host $http_host;`. Pages of another "
+            "site may send requests only if the setting TRUSTED_ORIGINS names its origin.",
+            origin=printable(origin),
+            host=printable(host),
         )
     if origin.lower().startswith("https://") and not request.is_secure():
-        return (
-            f"The browser sent the origin {printable(origin)}, but this server was called by "
-            "plain HTTP. A proxy that ends TLS must send X-Forwarded-Proto. With nginx: "
-            "`proxy_set_header X-Forwarded-Proto $scheme;`. The setting BEHIND_PROXY must "
-            "then be `true`."
+        return _(
+            "The browser sent the origin %(origin)s, but this server was called by plain "
+            "HTTP. A proxy that ends TLS must send X-Forwarded-Proto. With nginx: "
+            "`proxy_set_header X-Forwarded-Proto $scheme;`. The setting BEHIND_PROXY "
+            "must then be `true`.",
+            origin=printable(origin),
         )
     return ""
 
@@ -62,14 +65,16 @@ def refusal_of_form(request: HttpRequest) -> Forbidden:
     """Return why a form was refused: another origin, a proxy that hides TLS, or no token."""
     what = advice(request)
     if not what and settings.CSRF_COOKIE_SECURE and not request.is_secure():
-        what = (
-            "This server was called by plain HTTP, but SESSION_COOKIE_SECURE allows cookies "
-            "over HTTPS only. Call it by HTTPS. A proxy that ends TLS must send "
-            "X-Forwarded-Proto. With nginx: `proxy_set_header X-Forwarded-Proto $scheme;`. "
-            "The setting BEHIND_PROXY must then be `true`."
+        what = _(
+            "This server was called by plain HTTP, but SESSION_COOKIE_SECURE allows "
+            "cookies over HTTPS only. Call it by HTTPS. A proxy that ends TLS must send "
+            "X-Forwarded-Proto. With nginx: `proxy_set_header X-Forwarded-Proto "
+            "$scheme;`. The setting BEHIND_PROXY must then be `true`."
         )
     return Forbidden(
         what
-        or "The form has no token, or its cookie is missing. Allow cookies and load the page "
-        "again. Then send the form."
+        or _(
+            "The form has no token, or its cookie is missing. Allow cookies and load the "
+            "page again. Then send the form."
+        )
     )

@@ -25,6 +25,7 @@ import requests
 import structlog
 import urllib3
 from django.conf import settings
+from django.utils.translation import gettext_noop
 from requests.adapters import HTTPAdapter
 from requests.cookies import extract_cookies_to_jar
 from requests.structures import CaseInsensitiveDict
@@ -49,6 +50,7 @@ from certctrl.addresses import (
     named_by_tenant,
     resolve,
 )
+from certctrl.sentences import sentence as _
 from certctrl.sockets import DeadlineTLSSocket, connect_to_any
 
 __all__ = [
@@ -125,8 +127,11 @@ class _Guarded(HTTPConnection):
             raise
         except OSError as exc:
             raise Unreachable(
-                f"{self.host} could not be reached ({exc.strerror or type(exc).__name__}). "
-                "Check its name and port."
+                _(
+                    "%(host)s could not be reached (%(strerror)s). Check its name and port.",
+                    host=self.host,
+                    strerror=exc.strerror or type(exc).__name__,
+                )
             ) from None
 
     def getresponse(self) -> Any:
@@ -160,7 +165,10 @@ class Answer(requests.Response):
     def raise_for_status(self) -> None:
         if self.status_code >= 400:
             host = urlsplit(self.url).hostname
-            raise requests.HTTPError(f"{host} answered {self.status_code}.", response=self)
+            raise requests.HTTPError(
+                _("%(host)s answered %(status_code)s.", host=host, status_code=self.status_code),
+                response=self,
+            )
 
 
 class GuardedAdapter(HTTPAdapter):
@@ -178,7 +186,7 @@ class GuardedAdapter(HTTPAdapter):
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         if urlsplit(proxy).scheme not in ("http", "https"):
             raise requests.exceptions.InvalidProxyURL(
-                "HTTPS_PROXY names a proxy that is not an HTTP proxy. Name an HTTP proxy."
+                _("HTTPS_PROXY names a proxy that is not an HTTP proxy. Name an HTTP proxy.")
             )
         manager = super().proxy_manager_for(proxy, proxy_ssl_context=self.context, **kwargs)
         self._guard(manager)
@@ -227,8 +235,12 @@ class GuardedAdapter(HTTPAdapter):
             response.close()
             host = _host_of(response.request)
             raise AnswerTooLarge(
-                f"{host} sent more than {MAX_BODY} bytes. The response is refused. Check the "
-                "address."
+                _(
+                    "%(host)s sent more than %(max_body)s bytes. The response is refused. "
+                    "Check the address.",
+                    host=host,
+                    max_body=MAX_BODY,
+                )
             )
         return b"".join(chunks)
 
@@ -256,9 +268,10 @@ def _current_adapter() -> GuardedAdapter:
         changed_at = os.stat(bundle).st_mtime_ns if bundle else 0
         return _adapter(bundle, changed_at, allowances(), os.getpid())
     except OSError as exc:
-        what = (
+        what = _(
             "The file that the setting ACME_CA_BUNDLE names has no readable certificates "
-            f"({type(exc).__name__}). Name a PEM file."
+            "(%(name)s). Name a PEM file.",
+            name=type(exc).__name__,
         )
         raise BundleUnreadable(what) from None
 
@@ -331,15 +344,20 @@ class OutgoingSession(requests.Session):
                 history.append(response)
                 if len(history) > self.max_redirects:
                     raise requests.TooManyRedirects(
-                        f"{_host_of(request)} redirects more than {MAX_REDIRECTS} times. Give "
-                        "the final address."
+                        _(
+                            "%(host_of)s redirects more than %(max_redirects)s times. Give "
+                            "the final address.",
+                            host_of=_host_of(request),
+                            max_redirects=MAX_REDIRECTS,
+                        )
                     )
                 if str(response.url).startswith("https:") and not str(response.next.url).startswith(
                     "https:"
                 ):
-                    what = (
-                        f"{_host_of(request)} redirects from https to http, which is refused. "
-                        "Give the https address."
+                    what = _(
+                        "%(host_of)s redirects from https to http, which is refused. "
+                        "Give the https address.",
+                        host_of=_host_of(request),
                     )
                     raise requests.exceptions.InvalidSchema(what)
                 if self.check_redirect:
@@ -465,14 +483,14 @@ def _host_of(request: requests.PreparedRequest) -> str:
         url = urlsplit(str(request.url))
     except ValueError:
         raise requests.exceptions.InvalidURL(
-            "The address of the request cannot be read. Check it."
+            _("The address of the request cannot be read. Check it.")
         ) from None
     if url.scheme not in ("http", "https"):
         raise requests.exceptions.InvalidSchema(
-            "The address of the request must begin with http:// or https://."
+            _("The address of the request must begin with http:// or https://.")
         )
     if not url.hostname or not HOST.fullmatch(url.hostname):
-        raise requests.exceptions.InvalidURL("The address of the request has no host. Give one.")
+        raise requests.exceptions.InvalidURL(_("The address of the request has no host. Give one."))
     return url.hostname
 
 
@@ -510,7 +528,7 @@ def _told(exc: Exception, host: str) -> requests.RequestException:
     ):
         return trouble
     log.info("outgoing.untold", host=host, why=str(trouble))
-    return Unreachable(UNTOLD.format(host=host))
+    return Unreachable(_(UNTOLD, host=host))
 
 
 def _cause(exc: Exception, host: str) -> requests.RequestException:
@@ -523,20 +541,28 @@ def _cause(exc: Exception, host: str) -> requests.RequestException:
         for each in causes
     ):
         return DeadlineExceeded(
-            f"{host} did not answer in time. Check that it is reachable from this server."
+            _(
+                "%(host)s did not answer in time. Check that it is reachable from this server.",
+                host=host,
+            )
         )
     kind = type(exc) if isinstance(exc, requests.RequestException) else _kind_of(exc)
-    for cause, sentence in SENTENCES:
+    for cause, text in SENTENCES:
         for each in causes:
             if isinstance(each, cause):
-                return kind(sentence.format(host=host, why=_why(each)))
+                return kind(_(text, host=host, why=_why(each)))
     if not host:
         return kind(
-            f"The request cannot be sent ({type(exc).__name__}). Check its address and the "
-            "credential."
+            _(
+                "The request cannot be sent (%(name)s). Check its address and the credential.",
+                name=type(exc).__name__,
+            )
         )
     return kind(
-        f"The connection to {host} broke before the response was complete. Try again later."
+        _(
+            "The connection to %(host)s broke before the response was complete. Try again later.",
+            host=host,
+        )
     )
 
 
@@ -558,9 +584,9 @@ def _why(exc: BaseException) -> str:
 
 
 NOT_THERE = (requests.ConnectionError, requests.Timeout)
-UNTOLD = (
-    "{host} could not be called. Check its name, its port and its TLS certificate. The server "
-    "log has the cause."
+UNTOLD = gettext_noop(
+    "%(host)s could not be called. Check its name, its port and its TLS certificate. The "
+    "server log has the cause."
 )
 OURS = (
     AddressRefused,
@@ -574,38 +600,59 @@ OURS = (
 SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (
         ssl.SSLCertVerificationError,
-        "The TLS certificate of {host} is not trusted: {why}. Fix the certificate, or trust "
-        "its CA.",
+        gettext_noop(
+            "The TLS certificate of %(host)s is not trusted: %(why)s. Fix the certificate, or "
+            "trust its CA."
+        ),
     ),
-    (ssl.SSLError, "{host} did not agree on a TLS connection: {why}. Check its name and port."),
+    (
+        ssl.SSLError,
+        gettext_noop(
+            "%(host)s did not agree on a TLS connection: %(why)s. Check its name and port."
+        ),
+    ),
     (
         requests.exceptions.InvalidProxyURL,
-        "HTTPS_PROXY names a proxy that is not an HTTP proxy. Name an HTTP proxy.",
+        gettext_noop("HTTPS_PROXY names a proxy that is not an HTTP proxy. Name an HTTP proxy."),
     ),
     (
         requests.exceptions.ProxyError,
-        "The proxy that HTTPS_PROXY names is unreachable, or refused {host}. Check the proxy.",
+        gettext_noop(
+            "The proxy that HTTPS_PROXY names is unreachable, or refused %(host)s. Check the proxy."
+        ),
     ),
     (
         requests.exceptions.InvalidHeader,
-        "A header has a line break or another forbidden character. Check the credential.",
+        gettext_noop(
+            "A header has a line break or another forbidden character. Check the credential."
+        ),
     ),
-    (UnicodeEncodeError, "A header has a character that is not Latin-1. Check the credential."),
+    (
+        UnicodeEncodeError,
+        gettext_noop("A header has a character that is not Latin-1. Check the credential."),
+    ),
     (
         requests.exceptions.ContentDecodingError,
-        "{host} sent a body that cannot be decompressed. Check the address.",
+        gettext_noop("%(host)s sent a body that cannot be decompressed. Check the address."),
     ),
     (
         ConnectionResetError,
-        "{host} closed the connection before its response was complete. Try again later.",
+        gettext_noop(
+            "%(host)s closed the connection before its response was complete. Try again later."
+        ),
     ),
     (
         http.client.RemoteDisconnected,
-        "{host} closed the connection without a response. Try again later.",
+        gettext_noop("%(host)s closed the connection without a response. Try again later."),
     ),
     (
         requests.exceptions.InvalidURL,
-        "The address of the request cannot be called. Check its host and port.",
+        gettext_noop("The address of the request cannot be called. Check its host and port."),
     ),
-    (ValueError, "The address of the request cannot be called. Check its scheme, host and port."),
+    (
+        ValueError,
+        gettext_noop(
+            "The address of the request cannot be called. Check its scheme, host and port."
+        ),
+    ),
 )

@@ -15,6 +15,7 @@ from django.conf import settings
 from django.db import connections
 
 from certctrl.errors import RateLimited, Unavailable
+from certctrl.sentences import sentence as _
 
 AT_ONCE = 8  # per process
 OF_ONE_OWNER = 2
@@ -48,15 +49,16 @@ def for_owner(owner_id: int) -> Iterator[None]:
 def _take(owner_id: int) -> None:
     with _lock:
         if _under_way[owner_id] >= OF_ONE_OWNER:
-            what = (
-                f"You have {OF_ONE_OWNER} checks in progress, the most that is allowed. Wait "
-                "until one has ended."
+            what = _(
+                "You have %(of_one_owner)s checks in progress, the most that is allowed. "
+                "Wait until one has ended.",
+                of_one_owner=OF_ONE_OWNER,
             )
             raise RateLimited(what, retry_after=PAUSE)
         if _under_way.total() >= AT_ONCE:
-            what = (
-                "This server has too many checks in progress. Send the request again in a few "
-                "seconds."
+            what = _(
+                "This server has too many checks in progress. Send the request again in "
+                "a few seconds."
             )
             raise Unavailable(what, retry_after=PAUSE)
         _under_way[owner_id] += 1
@@ -69,7 +71,7 @@ def let_go() -> None:
     thread. Raise Unavailable in a demo, which calls nobody.
     """
     if settings.DEMO:
-        raise Unavailable("This is a demo. It calls no other server, so nothing was done.")
+        raise Unavailable(_("This is a demo. It calls no other server, so nothing was done."))
     if _in_request.get():
         give_connection_back()
 

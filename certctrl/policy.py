@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
+from django.utils import translation
+from django.utils.cache import patch_vary_headers
 
 # Alpine compiles the expressions of attributes, and the templates of the library have styles.
 ADMIN_POLICY = "; ".join(
@@ -20,13 +22,16 @@ ADMIN_POLICY = "; ".join(
 
 
 class AdminPolicy:
-    """Middleware that sends the policy with each page of the admin."""
+    """Middleware of the admin: the language of the person, and the policy of the pages."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        response = self.get_response(request)
-        if request.path.startswith(reverse("admin:index")):
-            response.headers.setdefault("Content-Security-Policy", ADMIN_POLICY)
+        if not request.path.startswith(reverse("admin:index")):
+            return self.get_response(request)
+        with translation.override(translation.get_language_from_request(request)):
+            response = self.get_response(request)
+        response.headers.setdefault("Content-Security-Policy", ADMIN_POLICY)
+        patch_vary_headers(response, ("Accept-Language", "Cookie"))
         return response

@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from certctrl import errors
 from certctrl.errorshape import is_api, plain_response
 from certctrl.jsonbody import printable
+from certctrl.sentences import sentence as _
 
 BELOW_ANOTHER = re.compile(r"(?P<prefix>/.+?)/(admin|apiv1|auth|health|static)(/.*)?")
 
@@ -37,16 +38,20 @@ class Prefix:
 
 
 def without_prefix(path: str) -> str:
-    return (
-        f"The path {printable(path)} does not begin with {settings.URL_PREFIX}, the setting "
-        "URL_PREFIX. A proxy must pass on the whole path. With nginx: `proxy_pass "
-        "http://127.0.0.1:8080;`, without a slash or a path at its end."
+    return _(
+        "The path %(path)s does not begin with %(url_prefix)s, the setting URL_PREFIX. A "
+        "proxy must pass on the whole path. With nginx: `proxy_pass "
+        "http://127.0.0.1:8080;`, without a slash or a path at its end.",
+        path=printable(path),
+        url_prefix=settings.URL_PREFIX,
     )
 
 
 def below_another(prefix: str) -> str:
     here = settings.URL_PREFIX
-    return (
-        f"There is nothing at this path. See {here}/apiv1/docs. If a proxy offers this server "
-        f"below {printable(prefix)}, set URL_PREFIX={here}{printable(prefix)}."
+    return _(
+        "There is nothing at this path. See %(here)s/apiv1/docs. If a proxy offers this "
+        "server below %(prefix)s, set URL_PREFIX=%(here)s%(prefix)s.",
+        here=here,
+        prefix=printable(prefix),
     )

@@ -142,13 +142,14 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "certctrl.log.RequestContext",
     "certctrl.prefix.Prefix",
+    "certctrl.language.RequestLanguage",
     "certctrl.cors.CORS",
     "certctrl.policy.AdminPolicy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",  # so that its cookie comes after the session's
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
-    "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "accounts.audit.CurrentRequest",
     "accounts.sessions.NoteUse",
@@ -187,11 +188,16 @@ AUTH_PASSWORD_VALIDATORS = [
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TIME_ZONE = "UTC"
 USE_TZ = True
-USE_I18N = True  # the pages alone have a language of their own (dashboard.page)
+USE_I18N = True  # certctrl.language and dashboard.page choose the language of a request
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
-# Those of the pages come before the admin's, which has other words for "Key" and "Action".
-LOCALE_PATHS = [BASE_DIR / "dashboard/locale", BASE_DIR / "signin/locale"]
+# The server's sentences, the pages and the mails with codes. They come before the admin's catalog,
+# which has other words for "Key" and "Action".
+LOCALE_PATHS = [
+    BASE_DIR / "dashboard/locale",
+    BASE_DIR / "signin/locale",
+    BASE_DIR / "locale",
+]
 APPEND_SLASH = False
 STATIC_URL = f"{URL_PREFIX}/static/"
 STATIC_ROOT = DATA_DIR / "static"

@@ -25,6 +25,8 @@ from django.db import DEFAULT_DB_ALIAS, connections, models, transaction
 from django.db.models import Case, DateTimeField, F, Q, Value, When
 
 from certctrl import board, clock
+from certctrl.sentences import Sentence, with_parts
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, Select, Update
 
 log = structlog.get_logger()
@@ -65,9 +67,15 @@ def printable(what: str) -> str:
     """Return the sentence with unprintable characters as spaces, cut to MOST_SAID characters.
 
     Sentences quote text from other servers, and each attempt and event stores them. No text column
-    accepts a NUL character.
+    accepts a NUL character. A sentence that was cut is in English only.
     """
+    if isinstance(what, Sentence):
+        clean = with_parts(what, printable) if what.parts else what
+        if len(clean) <= MOST_SAID:
+            return clean
     what = what if len(what) <= MOST_SAID else what[: MOST_SAID - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    if what.isprintable():
+        return what
     return "".join(each if each.isprintable() else " " for each in what)
 
 
@@ -252,11 +260,12 @@ class TurnsQuerySet(models.QuerySet[Row]):
         """
         row = self.claim(pk, due=due, **needs)
         if row is None:
-            raise Wait(2, "The server is already working on it.")
+            raise Wait(2, _("The server is already working on it."))
         if row.deaths >= MAX_DEATHS:
             row.rest(A_DAY)
             raise Wait(
-                A_DAY.total_seconds(), "The server failed five times in a row while working on it."
+                A_DAY.total_seconds(),
+                _("The server failed five times in a row while working on it."),
             )
         try:
             with clock.limit(settings.TURN):
@@ -267,7 +276,7 @@ class TurnsQuerySet(models.QuerySet[Row]):
             if row.holder and isinstance(why, Wait):
                 row.rest(timedelta(seconds=why.seconds))
             elif row.holder:
-                what = "Internal error. It is retried; the server log has the details."
+                what = _("Internal error. It is retried; the server log has the details.")
                 row.stumble(why if isinstance(why, Trouble) else Trouble("internal", what))
             raise
 

@@ -29,6 +29,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/login/", AdminSignIn.as_view()),
     # The admin's own form counts no tries of the old password, and writes no audit event.
     path("admin/password_change/", RedirectView.as_view(pattern_name="settings")),
+    # No page leads to the library's search. It caches objects, and our cache takes JSON alone.
+    path("admin/search/", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
     path("health", Health.as_view()),
     path("auth", include(signin.urls.urlpatterns)),

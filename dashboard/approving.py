@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext as _
 
 from accounts import audit
 from accounts.models import User
@@ -46,9 +47,9 @@ class ApprovePage(Page):
             )
         throttle = DeviceVerifyThrottle()
         if not throttle.allow_request(request, self):  # type: ignore[arg-type]
-            raise errors.RateLimited("Too many codes. Try again in a minute.", retry_after=60)
+            raise errors.RateLimited(_("Too many codes. Try again in a minute."), retry_after=60)
         if not USER_CODE.fullmatch(user_code):
-            raise errors.Invalid("A code has the form WXYZ-1234. Copy it from the device.")
+            raise errors.Invalid(_("A code has the form WXYZ-1234. Copy it from the device."))
         approve = request.POST.get("decision") == "approve"
         return codes.decide(user, user_code, approve, audit.ip_of(request))
 

@@ -10,6 +10,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from certctrl import errors
+from dashboard.changing import seen_by
 from dashboard.devices import deployment_row, tags_of
 from dashboard.page import Page, count, curl, number
 from devices.models import Device
@@ -110,7 +111,8 @@ class Assigning(Page):
                 window |= {"days": days}  # type: ignore[dict-item]
         body: Mapping[str, Any] = {"rollout": sent.get("rollout", ""), "install_window": window}
         given = requests.CertificateChange(partial=True).run_validation(body)
-        services.update_certificate(certificate, given["columns"])
+        seen = seen_by(self.request)
+        services.update_certificate(certificate, given["columns"], seen=seen)
         messages.success(self.request, _("The next version follows these rules."))
 
     def do_probe(self, certificate: Certificate) -> None:

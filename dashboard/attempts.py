@@ -8,7 +8,9 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
+from authorities import exchanges
 from certctrl import clock, errors
+from certctrl.sentences import part_of
 from dashboard.certificate import certificate_of, curls
 from dashboard.conditions import STEPS, condition_of_attempt, step_name, steps_done
 from dashboard.page import Page, show
@@ -64,6 +66,7 @@ def facts(certificate: Certificate, issuance: Issuance) -> dict[str, Any]:
         "showing": len([each for each in servers if each["state"] == "shows"]),
         "usual": usual(certificate) if issuance.is_open else None,
         "ca_said": said(issuance.error_what),
+        "is_debugged": exchanges.is_on(issuance.account),
         "records": list(
             issuance.authorizations.filter(record__isnull=False)
             .select_related("record")
@@ -105,9 +108,10 @@ def usual(certificate: Certificate) -> timedelta | None:
 
 
 def said(what: str) -> tuple[str, str]:
-    """Return our sentence, and the words of another party after a colon, if there are some."""
-    ours, mark, theirs = what.partition(" says: ")
-    return (f"{ours} says:", theirs) if mark else (what, "")
+    """Return our sentence, and the words of another party at its end, if there are some."""
+    shown, theirs = str(what), part_of(what, "said")
+    ours = shown.removesuffix(theirs)
+    return (ours, theirs) if theirs and ours != shown else (shown, "")
 
 
 def steps_of(

@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import zip_longest
 from typing import Any
 
@@ -17,9 +17,10 @@ from accounts import audit
 from authorities import pki
 from certctrl import clock, errors, outward
 from certctrl.errorshape import refusal_of
-from dashboard import assigning, drawing
+from dashboard import assigning, changing, drawing
 from dashboard.assigning import Assigning
 from dashboard.certificates import shown
+from dashboard.changing import Changing
 from dashboard.conditions import (
     Condition,
     condition_of,
@@ -72,10 +73,21 @@ RELATED = (
 
 
 class CertificatePage(Page):
-    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
-        return self.page(certificate_of(self, pk))
+    # `tried` is the name of the form, which opens with its fields.
+    keeps = (*changing.FIELDS, "seen", "policy", "tried")
 
-    def page(self, certificate: Certificate, status: int = 200, **facts: Any) -> HttpResponse:
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        kept = {name: values[0] for name, values in self.kept_fields().items() if values}
+        tried = kept.get("tried", "")
+        return self.page(certificate_of(self, pk), tried=tried, typed=kept if tried else None)
+
+    def page(
+        self,
+        certificate: Certificate,
+        status: int = 200,
+        typed: Mapping[str, str] | None = None,
+        **facts: Any,
+    ) -> HttpResponse:
         recent = certificate.versions.order_by("-pk").defer("chain_pem")
         versions = list(recent.select_related("renewal_info")[:MOST_VERSIONS])[::-1]
         attempts = list(certificate.issuances.order_by("-pk").defer("csr_pem")[: MOST_ATTEMPTS + 1])
@@ -111,6 +123,8 @@ class CertificatePage(Page):
             "curls": curls(self.request, certificate),
             "files": FILES,
             **assigning.facts(certificate, devices),
+            **changing.facts(certificate, typed if facts.get("tried") == "settings" else None),
+            "chosen_policy": (typed or {}).get("policy") or certificate.key_policy,
             **facts,
         }
         return show(self.request, "certificate.html", context, status=status)
@@ -198,6 +212,7 @@ def curls(request: HttpRequest, certificate: Certificate) -> dict[str, str]:
         "policy": curl(url, "PUT", {"key_dist_policy": "HYBRID"}),
         "revoke": curl(f"{url}/revoke", "POST", {"reason": "superseded"}),
         "delete": curl(url, "DELETE"),
+        "settings": curl(url, "PUT", {"renew_days_before": 20, "reuse_key": True}),
         "labels": curl(f"{url}/labels", "PUT", {"labels": ["prod"]}),
         "replace_key": "\n".join(
             [
@@ -211,7 +226,7 @@ def curls(request: HttpRequest, certificate: Certificate) -> dict[str, str]:
     }
 
 
-class CertificateAction(Assigning, CertificatePage):
+class CertificateAction(Assigning, Changing, CertificatePage):
     """A button of the certificate's page. Afterwards the page, or the new attempt, is shown."""
 
     http_method_names = ("get", "post")
@@ -228,10 +243,16 @@ class CertificateAction(Assigning, CertificatePage):
             done = act(certificate)
         except Exception as exc:
             refused = refusal_of(exc)
-            if not refused or isinstance(refused, errors.NotFound):
+            if not refused:
                 raise
+            if isinstance(refused, services.Stale):
+                refused = changing.told(refused)
             return self.page(
-                certificate_of(self, pk), status=refused.status, refused=refused, tried=action
+                certificate_of(self, pk),
+                status=refused.status,
+                typed=request.POST.dict(),
+                refused=refused,
+                tried=action,
             )
         return done or HttpResponseRedirect(reverse("certificate", args=[pk]))
 
@@ -272,7 +293,8 @@ class CertificateAction(Assigning, CertificatePage):
         if policy not in dict(Certificate._meta.get_field("key_policy").choices or []):
             raise errors.Invalid(_("There is no such key policy. Choose one of the list."))
         need_fresh_login(self.request)
-        services.update_certificate(certificate, {"key_policy": policy})
+        seen = changing.seen_by(self.request)
+        services.update_certificate(certificate, {"key_policy": policy}, seen=seen)
         messages.success(self.request, _("The key policy is changed."))
 
     def do_revoke(self, certificate: Certificate) -> None:
@@ -291,8 +313,12 @@ class CertificateAction(Assigning, CertificatePage):
         return self.do_renew(certificate)
 
     def do_labels(self, certificate: Certificate) -> None:
-        texts = [text for text in self.request.POST.get("labels", "").split(",") if text.strip()]
-        services.set_labels(certificate, texts)
+        sent = self.request.POST
+        now = {each.name for each in certificate.labels.all()}
+        shown = set(listed(sent["shown"])) if "shown" in sent else now
+        typed = set(listed(sent.get("labels", "")))
+        # Labels that were changed elsewhere meanwhile stay as they are.
+        services.set_labels(certificate, (now - (shown - typed)) | (typed - shown))
         messages.success(self.request, _("The labels are changed."))
 
     def do_delete(self, certificate: Certificate) -> HttpResponseBase:
@@ -324,6 +350,11 @@ class CertificateAction(Assigning, CertificatePage):
 
 
 ACTIONS = tuple(name.removeprefix("do_") for name in dir(CertificateAction) if name[:3] == "do_")
+
+
+def listed(text: str) -> list[str]:
+    """Return the labels in a field, where commas separate them."""
+    return [" ".join(each.split()) for each in text.split(",") if each.strip()]
 
 
 def with_password(content: bytes, password: str) -> bytes:

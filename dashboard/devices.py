@@ -340,5 +340,5 @@ class EnrolmentKeys(SetupPage):
         return response
 
     def do_revoke(self, row: EnrolmentKey) -> None:
-        services.revoke_enrolment_key(row, audit.ip_of(self.request))
+        services.revoke_enrolment_key(row)
         self.done(_("%(name)s is revoked.") % {"name": row})

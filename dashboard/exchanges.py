@@ -1,4 +1,4 @@
-"""The exchanges of an attempt with its CA, kept while debugging is on."""
+"""The exchanges of an attempt with its CA and the DNS API, kept while debugging is on."""
 
 import json
 from typing import Any

@@ -1,5 +1,6 @@
 """The form that issues a certificate. Names and zones are checked before its button."""
 
+import math
 import re
 import secrets
 from collections.abc import Mapping
@@ -17,11 +18,13 @@ from authorities.models import AcmeAccount
 from certctrl import errors, outward
 from certctrl.errorshape import refusal_of
 from dashboard.certificate import to_attempt
-from dashboard.certificates import MOST_CHOICES, choices
+from dashboard.certificates import MOST_CHOICES, choices, shown
+from dashboard.changing import KEYS
+from dashboard.conditions import condition_of, note_failures
 from dashboard.page import FORM_KEY, Page, count, is_partial, number, show
 from devices.models import Device
 from dnsproviders.models import DnsCredential
-from issuance import identifiers, services
+from issuance import identifiers, ratelimits, services
 from issuance.api import parsing, requests
 from issuance.api import preflight as throttles
 from issuance.challenges import delegation
@@ -31,18 +34,13 @@ from keystore.models import Envelope
 
 SEPARATORS = re.compile(r"[\s,;]+")
 MOST_TYPED = 100 * 260  # characters
-KEYS = (
-    ("ecdsa-256", "ECDSA P-256"),
-    ("ecdsa-384", "ECDSA P-384"),
-    ("rsa-2048", "RSA 2048"),
-    ("rsa-3072", "RSA 3072"),
-    ("rsa-4096", "RSA 4096"),
-)
 MOST_CHECKED = 200  # names; CAs take a hundred
 FIELDS = (
     *("names", "account", "credential", "key", "policy", "export", "profile", "chain"),
-    *("fallback", "before", "auto_renew", "reuse_key", "method", "device"),
+    *("fallback", "before", "auto_renew", "reuse_key", "method", "device", "second"),
 )
+MOST_SAME = 3  # certificates with the same names that are shown
+DAY = 86400
 BY_AGENT = (Certificate.VerifyMethod.HTTP_01, Certificate.VerifyMethod.TLS_ALPN_01)
 
 
@@ -87,6 +85,25 @@ def companions(names: list[Checked]) -> list[str]:
         if other not in have and not is_covered and "." in base and ":" not in base:
             offered.append(other)
     return offered
+
+
+def there_already(
+    form: "Form", account: AcmeAccount | None, found: list[Checked]
+) -> dict[str, Any]:
+    """Return the certificates with the same names, and what a second one would cost at the CA."""
+    good = [each.name for each in found if each.name]
+    names = list(dict.fromkeys([*good, *form.given.get("also", ())]))
+    ids = services.with_names(form.owner, names)[:MOST_SAME]
+    same = list(shown(services.of_owner(form.owner).filter(pk__in=ids)).order_by("-pk"))
+    note_failures(same)
+    limit = ratelimits.left_of_set(account, names) if same and account else None
+    if limit:
+        limit |= {
+            "left": int(limit["left"]),
+            "days": math.ceil(limit["capacity"] * limit["seconds_for_one"] / DAY),
+            "ca": catalog.info(account.ca_provider).label if account else "",
+        }
+    return {"same": [(each, condition_of(each)) for each in same], "limit": limit}
 
 
 class Form:
@@ -185,6 +202,10 @@ class Issue(Page):
     @sensitive_variables()
     def post(self, request: HttpRequest) -> HttpResponse:
         form = Form(self.owner, fields_of(request.POST))
+        if left_out := request.POST.get("leave"):
+            rest = [each for each in typed_names(form.given["names"]) if each != left_out]
+            form.given = {**form.given, "names": "\n".join(rest)}
+            return self.page(form)
         if request.POST.get("action") != "issue":
             return self.look(form)
         key = request.POST.get(FORM_KEY, "")
@@ -192,12 +213,24 @@ class Issue(Page):
             spec = form.spec()
             sent = Idempotency(f"page {key[:200]}", digest("issue", spec.digest()))
             certificate, issuance = services.create_certificate(
-                self.owner, spec, issue=True, idempotency=sent if key else None
+                self.owner,
+                spec,
+                issue=True,
+                idempotency=sent if key else None,
+                unless_same_names=not form.given["second"],
             )
         except Exception as exc:
             refused = refusal_of(exc)
             if not refused:
                 raise
+            if isinstance(refused, services.SameNames):
+                refused = errors.Conflict(
+                    _(
+                        "Nothing was ordered, because you have a certificate with exactly these "
+                        "names. Renew that one, or tick the box below the names and press the "
+                        "button again."
+                    )
+                )
             return self.page(form, refused=refused, status=refused.status)
         if issuance:
             return to_attempt(issuance)
@@ -233,6 +266,7 @@ class Issue(Page):
             "good": len([each for each in found if not each.wrong]),
             "bad": len([each for each in found if each.wrong]),
             "companions": companions(found),
+            **there_already(form, account, found),
             "keys": KEYS,
             "policies": Envelope.Policy.choices,
             "methods": Certificate.VerifyMethod.values,

@@ -49,7 +49,7 @@ class Overview(Page):
             "total": total,
             "lanes": lanes,
             "more": total - len(lanes),
-            "soonest": lanes[0].certificate if lanes else None,
+            "soonest": services.soonest(self.owner),
             "waiting": services.count(needing),
             "again": services.count(again),
             "causes": causes(waiting),

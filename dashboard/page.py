@@ -123,7 +123,7 @@ def refuse_zero_bytes(request: HttpRequest) -> None:
     """Raise Invalid for a zero byte in a form, which no database stores."""
     for _name, texts in request.POST.lists():
         if any("\0" in text for text in texts):
-            raise errors.Invalid("A field has a zero byte. Type it again.")
+            raise errors.Invalid(_("A field has a zero byte. Type it again."))
 
 
 def is_partial(request: HttpRequest) -> bool:

@@ -12,8 +12,10 @@ from django.utils.safestring import mark_safe
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from django.views.decorators.debug import sensitive_variables
+from django.views.i18n import set_language
 
 from accounts import sessions
+from accounts.models import User
 from certctrl import errors
 from certctrl.errorshape import refusal_of
 from dashboard.page import Page, need_fresh_login, show
@@ -143,8 +145,14 @@ class Settings(Page):
 
     def do_remove_factor(self) -> None:
         need_fresh_login(self.request)
-        secondfactor.remove(self.owner)
+        secondfactor.remove(self.owner, self.request)
         self.done(_("The second factor is removed. The password alone signs you in."))
+
+    @sensitive_variables()
+    def do_new_codes(self) -> HttpResponse:
+        need_fresh_login(self.request)
+        codes = secondfactor.renew_codes(self.owner, self.request)
+        return show_codes(self.request, codes)
 
     def do_invite(self) -> None:
         email = self.request.POST.get("invited", "")
@@ -153,6 +161,25 @@ class Settings(Page):
             raise errors.Forbidden(_("Only staff may invite people."))
         mailedcodes.invite(self.request, self.owner, email)
         self.done(_("An invitation is on its way to %(email)s.") % {"email": email})
+
+
+class Language(Page):
+    """Show the pages in another language. The mails to a signed-in user follow."""
+
+    needs_session = False
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        if isinstance(request.user, User):
+            registration.choose_language(request.user, request.POST.get("language", ""))
+        return set_language(request)
+
+
+@sensitive_variables()
+def show_codes(request: HttpRequest, codes: list[str], is_first: bool = False) -> HttpResponse:
+    context = {"here": "settings", "codes": codes, "is_first": is_first}
+    response = show(request, "recovery_codes.html", context)
+    response["Cache-Control"] = "no-store"
+    return response
 
 
 class SecondFactorPage(Page):
@@ -174,10 +201,10 @@ class SecondFactorPage(Page):
             secondfactor.start(self.owner)
             return HttpResponseRedirect(reverse("second-factor"))
         try:
-            codes = secondfactor.confirm(self.owner, code)
+            codes = secondfactor.confirm(self.owner, code, request)
         except errors.Invalid as refused:
             return self.page(refused, refused.status)
-        return show(request, "recovery_codes.html", {"here": "settings", "codes": codes})
+        return show_codes(request, codes, is_first=True)
 
     @sensitive_variables()
     def page(self, refused: errors.ApiError | None = None, status: int = 200) -> HttpResponse:

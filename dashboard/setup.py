@@ -19,7 +19,7 @@ from accounts import audit, services
 from accounts.models import ApiKey
 from accounts.permissions import PERMISSIONS
 from accounts.serializers import ApiKeyRequest
-from authorities import accounts, catalog, privateca
+from authorities import accounts, catalog, exchanges, privateca
 from authorities.models import AcmeAccount, PrivateCA
 from authorities.requests import AccountRequest, PrivateCARequest
 from certctrl import errors, outward
@@ -57,6 +57,16 @@ class SetupPage(Page):
     def create(self) -> HttpResponse | None:
         raise NotImplementedError
 
+    def prepare(self, rows: list[Any]) -> None:
+        """Add to the rows what only the template needs."""
+
+    def refuse_other_name(self, row: Any) -> None:
+        """Raise Invalid unless the person typed the name of the row."""
+        if self.request.POST.get("typed", "").strip() != row.name:
+            raise errors.Invalid(
+                _("Type %(name)s to go on. Nothing was done.") % {"name": row.name}, field="typed"
+            )
+
     def get(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
         if kwargs:  # a button that was pressed after the session ended
             return HttpResponseRedirect(reverse(self.name))
@@ -74,6 +84,8 @@ class SetupPage(Page):
             refused = refusal_of(exc)
             if not refused or isinstance(refused, errors.NotFound):
                 raise
+            if pk:
+                return self.page({}, refused=refused, status=refused.status, tried=(pk, action))
             given = {name: request.POST.get(name, "") for name in self.keeps}
             return self.page(given, refused=refused, status=refused.status)
         return done or HttpResponseRedirect(reverse(self.name))
@@ -87,6 +99,7 @@ class SetupPage(Page):
 
     def page(self, given: dict[str, str], status: int = 200, **facts: Any) -> HttpResponse:
         rows = list(self.rows().order_by("-pk")[:MOST_ROWS])
+        self.prepare(rows)
         context = {"here": self.here, "rows": rows, "given": given, **self.facts(), **facts}
         return show(self.request, self.template, context, status=status)
 
@@ -97,7 +110,7 @@ class SetupPage(Page):
 class DnsCredentials(SetupPage):
     name = "dns-credentials"
     template = "dns_credentials.html"
-    actions = ("check", "delete")
+    actions = ("check", "change", "delete")
 
     @property
     def provider(self) -> dict[str, Any]:
@@ -129,6 +142,26 @@ class DnsCredentials(SetupPage):
         credential = credentials.create_credential(self.owner, data)
         self.done(_("%(name)s is stored. Test it before you rely on it.") % {"name": credential})
 
+    def prepare(self, rows: list[DnsCredential]) -> None:
+        """Give each row the fields of its provider, with the values that are no secrets."""
+        fields = {each["id"]: each["fields"] for each in registry.catalog()}
+        for row in rows:
+            row.fields = [(each, shown(row, each)) for each in fields[row.provider]]  # type: ignore[attr-defined]
+
+    @sensitive_variables()
+    def do_change(self, row: DnsCredential) -> None:
+        """Store the fields that are not as they were shown. An empty secret stays."""
+        self.prepare([row])
+        data: dict[str, Any] = {}
+        for field, before in row.fields:  # type: ignore[attr-defined]
+            text = self.request.POST.get(field["name"], "").strip()
+            if text == before or (field["secret"] and not text):
+                continue
+            is_whole = field["type"] == "integer" and number(text) is not None
+            data[field["name"]] = int(text) if is_whole else text or None
+        credentials.update_credential(row, data)
+        self.done(_("%(name)s is changed. Test it before you rely on it.") % {"name": row.name})
+
     def do_check(self, row: DnsCredential) -> None:
         count(CredentialCheckThrottle(), self.request, self)
         with outward.for_owner(self.owner.pk):
@@ -136,14 +169,24 @@ class DnsCredentials(SetupPage):
         self.done(_("The provider accepts %(name)s.") % {"name": row.name})
 
     def do_delete(self, row: DnsCredential) -> None:
+        self.refuse_other_name(row)
         credentials.retire_credential(row)
         self.done(_("%(name)s is deleted.") % {"name": row.name})
+
+
+def shown(row: DnsCredential, field: dict[str, Any]) -> str:
+    """Return the value of a field of the credential as a form has it; "" for a secret."""
+    if field["secret"]:
+        return ""
+    name = field["name"]
+    value = row.public.get(name, getattr(row, name, None))
+    return "" if value is None else str(value)
 
 
 class Accounts(SetupPage):
     name = "accounts"
     template = "accounts.html"
-    actions = ("register", "delete")
+    actions = ("register", "change", "delete")
     keeps = ("name", "ca", "email", "directory_url", "eab_kid")
 
     def rows(self) -> QuerySet[Any]:
@@ -175,7 +218,18 @@ class Accounts(SetupPage):
         accounts.retry_registration(row)
         self.done(_("%(name)s registers at the CA again.") % {"name": row.name})
 
+    def do_change(self, row: AcmeAccount) -> None:
+        sent = self.request.POST
+        body = {name: sent.get(name, "").strip() for name in ("name", "email")}
+        debugging = {
+            "log_level": exchanges.DEBUG if sent.get("debugging") else "",
+            "save_requests": bool(sent.get("save_requests")),
+        }
+        accounts.update_account(row, AccountRequest(partial=True).run_validation(body | debugging))
+        self.done(_("%(name)s is changed.") % {"name": row.name})
+
     def do_delete(self, row: AcmeAccount) -> None:
+        self.refuse_other_name(row)
         accounts.retire_account(row)
         self.done(_("%(name)s is deleted.") % {"name": row.name})
 
@@ -207,6 +261,7 @@ class PrivateCAs(SetupPage):
         self.done(_("%(name)s can sign certificates now.") % {"name": private_ca.name})
 
     def do_delete(self, row: PrivateCA) -> None:
+        self.refuse_other_name(row)
         accounts.retire_private_ca(row)
         self.done(_("%(name)s is deleted.") % {"name": row.name})
 
@@ -305,5 +360,5 @@ class ApiKeys(SetupPage):
         return response
 
     def do_revoke(self, row: ApiKey) -> None:
-        services.revoke_api_key(row, ip=audit.ip_of(self.request))
+        services.revoke_api_key(row)
         self.done(_("%(name)s is revoked.") % {"name": row.name})

@@ -14,11 +14,12 @@ from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 from rest_framework import serializers
 
-from accounts import links, services
+from accounts import audit, links, services
 from accounts.models import User
 from certctrl import errors
+from certctrl.api import CountedThrottle
 from certctrl.errorshape import refusal_of
-from dashboard.page import Page, ask_for_code, keep, show
+from dashboard.page import Page, ask_for_code, count, keep, show
 from signin import entering, openid, registration, secondfactor
 from signin.entering import CodeNeeded
 
@@ -93,12 +94,24 @@ class SignInByLink(Page):
         return HttpResponseRedirect(reverse("overview"))
 
 
+class OpenIDThrottle(CountedThrottle):
+    """A limit on requests from one network that may call the provider. Nobody is signed in yet."""
+
+    scope = "openid"
+    rate = "60/min"
+
+    def get_cache_key(self, request: Any, view: Any) -> str:
+        ip = audit.ip_of(request)
+        return f"throttle_{self.scope}_{audit.network_of(ip) if ip else ''}"
+
+
 class OpenID(Page):
     """Lead to the OpenID provider. A cookie keeps what its answer must match."""
 
     needs_session = False
 
     def get(self, request: HttpRequest) -> HttpResponse:
+        count(OpenIDThrottle(), request, self)
         begun = openid.begin(request, wanted_page(request.GET), again="again" in request.GET)
         response = HttpResponseRedirect(begun.address)
         response.set_cookie(
@@ -124,6 +137,7 @@ class OpenIDBack(Page):
         return response
 
     def get(self, request: HttpRequest) -> HttpResponse:
+        count(OpenIDThrottle(), request, self)
         return HttpResponseRedirect(openid.finish(request))
 
 
@@ -148,7 +162,7 @@ class SignOut(Page):
 
 
 class Confirm(Page):
-    """Asks again for the password, or for a code, before an export and the like."""
+    """Asks again for the password, and the code if there is one, before an export and the like."""
 
     def get(self, request: HttpRequest) -> HttpResponse:
         return self.page(wanted_page(request.GET))

@@ -160,13 +160,18 @@ class Webhooks(SetupPage):
         return Webhook.objects.filter(owner=self.owner, retired_at=None)
 
     def facts(self) -> dict[str, Any]:
-        return {"kinds": KINDS}
+        chosen = self.request.POST.getlist("kinds")
+        return {"kinds": KINDS, "chosen": chosen or [kind for kind, _words in KINDS]}
 
     def body(self) -> dict[str, Any]:
         """Return the fields that were typed. An empty URL is left out, because no page shows it."""
         sent = self.request.POST
         texts = {name: text for name in ("name", "url") if (text := sent.get(name, "").strip())}
         kinds = sent.getlist("kinds")
+        if not kinds:  # the API reads an empty list as every kind
+            raise errors.Invalid(
+                _("Tick at least one kind. To stop the posts, disable the webhook."), field="kinds"
+            )
         return texts | {"kinds": [] if len(kinds) == len(KINDS) else kinds}
 
     @sensitive_variables()

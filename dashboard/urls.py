@@ -1,7 +1,6 @@
 """The addresses of the pages. The API's are below /apiv1, the operator's below /admin."""
 
 from django.urls import path
-from django.views.i18n import set_language
 
 from certctrl import api  # noqa: F401  (registers the path converters)
 from dashboard import (
@@ -29,7 +28,7 @@ AN_ATTEMPT = "certificates/<id:pk>/attempts/<id:attempt_id>"
 
 urlpatterns = [
     path("", overview.Overview.as_view(), name="overview"),
-    path("language", set_language, name="language"),
+    path("language", personal.Language.as_view(), name="language"),
     path("theme", finding.Theme.as_view(), name="theme"),
     path("diagnosis", diagnosis.Diagnosis.as_view(), name="diagnosis"),
     path("find", finding.Find.as_view(), name="find"),

@@ -1,6 +1,12 @@
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext_lazy, ngettext
 
 from certctrl.admin import ReadOnlyAdmin
+from certctrl.errors import Conflict
+from certctrl.sentences import sentence as _
+from devices import services
 from devices.models import (
     AgentChallenge,
     Device,
@@ -19,6 +25,29 @@ class DeviceAdmin(ReadOnlyAdmin):
     list_filter = ("status",)
     search_fields = ("name", "public_id", "owner__email")
     list_select_related = ("owner",)
+    actions = ("revoke",)
+
+    @admin.action(description=gettext_lazy("Revoke"), permissions=["act"])
+    def revoke(self, request: HttpRequest, chosen: QuerySet[Device]) -> HttpResponse | None:
+        will = _(
+            "These devices and their tokens are refused from now on. They must enrol again to come"
+            " back."
+        )
+        if asks := self.confirmed(request, chosen, "revoke", will):
+            return asks
+
+        def act(device: Device) -> None:
+            if device.status == Device.Status.REVOKED:
+                raise Conflict(_("The device %(name)s is revoked already.", name=device))
+            services.revoke_device(device)
+
+        def said(number: int) -> str:
+            return ngettext(
+                "%(number)d device is revoked.", "%(number)d devices are revoked.", number
+            ) % {"number": number}
+
+        self.act_on_each(request, chosen.select_related("owner", "key"), act, said)
+        return None
 
 
 @admin.register(DeviceTag)

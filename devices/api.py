@@ -20,6 +20,7 @@ from accounts.views import SessionView
 from certctrl import errors
 from certctrl.api import CREATED, NO_CONTENT, OwnedMixin, PublicView, parsed
 from certctrl.jsonbody import printable
+from certctrl.sentences import sentence as _
 from devices import codes, longpoll, registration, services, signals, tokens
 from devices.authentication import DeviceAuthentication, IsDevice
 from devices.models import Device, EnrolmentKey
@@ -88,8 +89,11 @@ class DeviceCodeView(SessionView):
                 return self.poll(request)
             case action:
                 raise errors.Invalid(
-                    f'There is no action "{printable(action)}" here. Send device_start, '
-                    "device_verify or device_poll.",
+                    _(
+                        'There is no action "%(action)s" here. Send device_start, '
+                        "device_verify or device_poll.",
+                        action=printable(action),
+                    ),
                     field="action",
                 )
 
@@ -101,7 +105,7 @@ class DeviceCodeView(SessionView):
     def verify(self, request: Request) -> Response:
         user = request.user
         if not isinstance(user, User):
-            raise errors.NotLoggedIn("Log in first. A person must approve the device.")
+            raise errors.NotLoggedIn(_("Log in first. A person must approve the device."))
         given = parsed(VerifyRequest, request)
         ip = audit.ip_of(request)
         return Response({"status": codes.decide(user, given["user_code"], given["approve"], ip)})
@@ -132,7 +136,7 @@ class RegistrationView(PublicView):
         if spec["refresh_token"]:
             return shown(registration.with_refresh_token(spec, user_id, spec["refresh_token"], ip))
         raise errors.Unauthorized(
-            "Send a registration_code. A device gets one when a person approves it."
+            _("Send a registration_code. A device gets one when a person approves it.")
         )
 
 
@@ -164,7 +168,9 @@ class DeviceViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewS
         device = self.get_queryset().filter(public_id=device_public_id.lower()).first()
         if device is None:
             asked = printable(device_public_id)
-            raise errors.NotFound(f"You have no device with the public id {asked}. Check it.")
+            raise errors.NotFound(
+                _("You have no device with the public id %(asked)s. Check it.", asked=asked)
+            )
         return Response(self.get_serializer(device).data)
 
     @extend_schema(request=OwnEnrolRequest, responses={201: EnrolledSerializer})
@@ -221,7 +227,7 @@ class EnrolmentKeyViewSet(
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, **kwargs: Any) -> Response:
-        services.revoke_enrolment_key(self.get_object(), audit.ip_of(request))
+        services.revoke_enrolment_key(self.get_object())
         return Response(status=NO_CONTENT)
 
 

@@ -14,6 +14,7 @@ from rest_framework.request import Request
 
 from accounts.models import User
 from certctrl import clock, errors
+from certctrl.sentences import sentence as _
 from devices import tokens
 from devices.models import Device, DeviceSession
 from devices.tokens import AccessClaims
@@ -51,7 +52,7 @@ def token_of(header: str) -> str:
 
 
 def not_logged_in() -> errors.NotLoggedIn:
-    return errors.NotLoggedIn("Send the access token of the device: Authorization: Bearer ...")
+    return errors.NotLoggedIn(_("Send the access token of the device: Authorization: Bearer ..."))
 
 
 def device_of(claims: AccessClaims) -> Device:
@@ -66,9 +67,9 @@ def device_of(claims: AccessClaims) -> Device:
         .first()
     )
     if device is None or not is_usable(device, claims.user_id):
-        raise errors.Forbidden("This device does not exist, or it was revoked. Enrol it again.")
+        raise errors.Forbidden(_("This device does not exist, or it was revoked. Enrol it again."))
     if not device.has_session:
-        raise errors.Unauthorized("The session of this device has ended. Enrol it again.")
+        raise errors.Unauthorized(_("The session of this device has ended. Enrol it again."))
     note_seen(device)
     return device
 

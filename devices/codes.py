@@ -18,6 +18,7 @@ from accounts import audit
 from accounts.authentication import digest_of
 from accounts.models import User
 from certctrl import clock, errors, retention
+from certctrl.sentences import sentence as _
 from devices.models import Device, DeviceCode
 
 Decision = DeviceCode.Decision
@@ -66,12 +67,21 @@ def decide(user: User, user_code: str, approve: bool, ip: str | None) -> str:
     )
     if row is None:
         raise errors.NotFound(
-            f"There is no device with the code {user_code}, or it has expired. Compare it with "
-            "the code that the device shows.",
+            _(
+                "There is no device with the code %(user_code)s, or it has expired. Compare "
+                "it with the code that the device shows.",
+                user_code=user_code,
+            ),
             field="user_code",
         )
     if row.user and row.decision != decision:
-        raise errors.Conflict(f"You have already {row.decision} the code {user_code}.")
+        raise errors.Conflict(
+            _(
+                "You have already %(decision)s the code %(user_code)s.",
+                decision=row.decision,
+                user_code=user_code,
+            )
+        )
     if not row.user:
         row.user, row.decision = user, decision
         row.save(update_fields=["user", "decision"])
@@ -85,7 +95,7 @@ def poll(device_code: str) -> dict[str, Any]:
     row = DeviceCode.objects.select_for_update().filter(digest=digest_of(device_code)).first()
     if row is None:
         raise errors.Invalid(
-            "device_code is unknown. Start again with the action device_start.",
+            _("device_code is unknown. Start again with the action device_start."),
             field="device_code",
         )
     now = clock.now()
@@ -143,8 +153,10 @@ def take(code: str, user_id: int, public_id: str) -> DeviceCode:
     )
     if row is None or not is_usable(row, public_id):
         raise errors.Unauthorized(
-            "The registration code is unknown, expired or used, or it is another user's. Start "
-            "the login of the device again."
+            _(
+                "The registration code is unknown, expired or used, or it is another user's. "
+                "Start the login of the device again."
+            )
         )
     return row
 

@@ -22,6 +22,7 @@ from django.conf import settings
 from django.db import connections
 
 from certctrl import errors
+from certctrl.sentences import sentence as _
 from devices import agentchallenges, signals, waking
 from devices.agentchallenges import Sending
 from devices.authentication import note_all_seen
@@ -83,7 +84,7 @@ class Hub:
         """Add the waiter. Raise Unavailable if this process has as many as it may have."""
         if self.count >= settings.MAX_DEVICES:
             raise errors.Unavailable(
-                "Too many devices wait here. Poll without `wait`, or connect again later.",
+                _("Too many devices wait here. Poll without `wait`, or connect again later."),
                 retry_after=RETRY_AFTER,
             )
         if not self.tasks:
@@ -210,7 +211,7 @@ def read(
 
 def tell(waiter: Waiter, news: News | None, live: Sequence[Sending]) -> None:
     if news is None or news.family != waiter.family:
-        waiter.end(errors.Unauthorized("The session of this device has ended. Enrol it again."))
+        waiter.end(errors.Unauthorized(_("The session of this device has ended. Enrol it again.")))
         return
     if live:
         waiter.hear_live(live)

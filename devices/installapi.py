@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.db import transaction
+from django.utils.translation import gettext_lazy
 from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -15,6 +16,7 @@ from certctrl import errors
 from certctrl.api import EpochMillis, OneOf, OwnedMixin, parsed
 from certctrl.formats import JSONParser
 from certctrl.jsonbody import printable
+from certctrl.sentences import sentence as _
 from devices import installplans
 from devices.api import DeviceEndpoint
 from devices.installitems import (
@@ -22,10 +24,10 @@ from devices.installitems import (
     MOST_ITEMS,
     ArgumentsField,
     CommandField,
+    ItemIdField,
     ItemSerializer,
     OpenSerializer,
     optional_text,
-    text,
 )
 from devices.models import Device, InstallPlan
 
@@ -59,13 +61,15 @@ class PatchSerializer(OpenSerializer):
 
     ob_type = OneOf(list(FILES))
     ob_id = serializers.IntegerField(min_value=1, max_value=10**18 - 1)
-    id = text(128, required=False, allow_null=True)
+    id = ItemIdField(required=False, allow_null=True)
     type = OneOf(["copy", "exec", "import_ca"], required=False)
     cmd = CommandField()
     cmd_argv = ArgumentsField()
 
     default_error_messages = {
-        "command": "A patch cannot set a command of a certificate. Replace the plan instead.",
+        "command": gettext_lazy(
+            "A patch cannot set a command of a certificate. Replace the plan instead."
+        ),
     }
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -160,7 +164,9 @@ class InstallPlanViewSet(OwnedMixin, GenericViewSet[Device]):
         """Write an earlier version again, as a new version."""
         device = self.get_object()
         given = parsed(RestoreRequest, request)
-        note = given.get("change_note") or f"Version {given['version']} was restored."
+        note = given.get("change_note") or _(
+            "Version %(version)s was restored.", version=given["version"]
+        )
         plan = installplans.restore(device, given["version"], note, audit.actor_of(request))
         return Response(self.get_serializer(plan).data)
 
@@ -200,12 +206,14 @@ class InstallPlanPatchViewSet(OwnedMixin, GenericViewSet[Device]):
         device = Device.objects.filter(owner=self.owner, public_id=self.public_id).first()
         if device is None:
             shown = printable(self.public_id)
-            raise errors.NotFound(f"You have no device with the public id {shown}. Check it.")
+            raise errors.NotFound(
+                _("You have no device with the public id %(shown)s. Check it.", shown=shown)
+            )
         body: Any = request.data
         given = PatchRequest().run_validation({"patches": body} if isinstance(body, list) else body)
         plan = patch(device, given, audit.actor_of(request))
-        message = f"The install plan has version {plan.version} now."
-        return Response({"message": message, "version": plan.version})
+        message = _("The install plan has version %(version)s now.", version=plan.version)
+        return Response({"message": str(message), "version": plan.version})
 
 
 @transaction.atomic
@@ -214,7 +222,7 @@ def patch(device: Device, given: dict[str, Any], actor: str) -> InstallPlan:
     installplans.lock(device)
     plan = installplans.current(device)
     if not plan.version:
-        raise errors.NotFound("This device has no install plan yet. Make one first (PUT).")
+        raise errors.NotFound(_("This device has no install plan yet. Make one first (PUT)."))
     items = installplans.patched(plan.installs, given["patches"])
     script = {name: given[name] for name in ("after_update_script",) if name in given}
     changed = InstallPlanRequest().run_validation({"installs": items, **script})

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+from django.utils.translation import gettext_lazy
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.fields import empty
@@ -63,13 +64,25 @@ def texts(longest: int, most: int, **kwargs: Any) -> serializers.ListField:
     )
 
 
+@extend_schema_field({"oneOf": [{"type": "string", "maxLength": 128}, {"type": "integer"}]})
+class ItemIdField(serializers.CharField):
+    """The id of an item: a text, or a whole number. It is stored as it was sent."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(max_length=128, trim_whitespace=False, **kwargs)
+
+    def run_validation(self, data: Any = empty) -> Any:
+        super().run_validation(data)
+        return data
+
+
 class TargetField(serializers.CharField):
     """An absolute path on the device, or "" for a file that is not written."""
 
     default_error_messages = {
-        "relative": "{path} is not an absolute path. Give the path from the root on.",
-        "upwards": '{path} has the part "..". Give the path without it.',
-        "control": "{path} has a control character. Remove it.",
+        "relative": gettext_lazy("{path} is not an absolute path. Give the path from the root on."),
+        "upwards": gettext_lazy('{path} has the part "..". Give the path without it.'),
+        "control": gettext_lazy("{path} has a control character. Remove it."),
     }
 
     def __init__(self, **kwargs: Any) -> None:
@@ -92,9 +105,9 @@ class CommandField(serializers.Field[Any, Any, Any, Any]):
     """A command: one text, or a list with the program and its arguments. An empty one is none."""
 
     default_error_messages = {
-        "invalid": "This is no command. Send a text, or a list of texts.",
-        "empty": "The command is empty. Name a program.",
-        "long": f"The command is longer than {LONGEST_COMMAND} characters. Put it into a file.",
+        "invalid": gettext_lazy("This is no command. Send a text, or a list of texts."),
+        "empty": gettext_lazy("The command is empty. Name a program."),
+        "long": gettext_lazy("The command is longer than {most} characters. Put it into a file."),
     }
 
     is_list = False
@@ -111,7 +124,7 @@ class CommandField(serializers.Field[Any, Any, Any, Any]):
         if not words[0].strip():
             self.fail("empty")
         if sum(map(len, words)) > LONGEST_COMMAND:
-            self.fail("long")
+            self.fail("long", most=LONGEST_COMMAND)
         return data
 
 
@@ -123,7 +136,7 @@ class ArgumentsField(CommandField):
 
 
 class EnvironmentField(serializers.DictField):
-    default_error_messages = {"name": "{name} is no name of an environment variable."}
+    default_error_messages = {"name": gettext_lazy("{name} is no name of an environment variable.")}
 
     def __init__(self, **kwargs: Any) -> None:
         child = text(LONGEST_COMMAND, allow_blank=True)
@@ -145,7 +158,9 @@ class VerifySerializer(OpenSerializer):
         rf"(?i)\A({HOST.pattern})\Z",
         required=False,
         max_length=253,
-        error_messages={"invalid": "This is no address. Give a host name or an IP address."},
+        error_messages={
+            "invalid": gettext_lazy("This is no address. Give a host name or an IP address.")
+        },
     )
     port = serializers.IntegerField(required=False, min_value=1, max_value=65535)
     sni = optional_text(253)
@@ -157,7 +172,7 @@ class VerifySerializer(OpenSerializer):
     cmd_argv = ArgumentsField()
 
     default_error_messages = {
-        "no_address": "A handshake (tls) needs address and port. Add {name}.",
+        "no_address": gettext_lazy("A handshake (tls) needs address and port. Add {name}."),
     }
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -176,22 +191,23 @@ class OptionalVerifyField(VerifySerializer):
 
 class ItemsSerializer(serializers.ListSerializer[Any]):
     default_error_messages = {
-        "max_length": f"An install plan has at most {MOST_ITEMS} items.",
-        "large": f"The items have more than {MOST_BYTES} bytes of JSON. Send less.",
-        "twice": 'Two items have the id "{id}". Give each its own.',
-        "unknown": 'The item "{id}" depends on "{on}", and no item has that id.',
-        "cycle": "These items depend on each other: {ids}. Remove one dependency.",
+        "max_length": gettext_lazy("An install plan has at most {max_length} items."),
+        "large": gettext_lazy("The items have more than {most} bytes of JSON. Send less."),
+        "twice": gettext_lazy('Two items have the id "{id}". Give each its own.'),
+        "unknown": gettext_lazy('The item "{id}" depends on "{on}", and no item has that id.'),
+        "cycle": gettext_lazy("These items depend on each other: {ids}. Remove one dependency."),
     }
 
     def to_internal_value(self, data: Any) -> list[Any]:
         items: list[Any] = super().to_internal_value(data)
         if len(json.dumps(items)) > MOST_BYTES:
-            self.fail("large")
+            self.fail("large", most=MOST_BYTES)
         depends_on: dict[str, Sequence[str]] = {}
         for item in items:
-            if item["id"] in depends_on:
-                self.fail("twice", id=printable(item["id"]))
-            depends_on[item["id"]] = item.get("depends_on") or ()
+            id = str(item["id"])
+            if id in depends_on:
+                self.fail("twice", id=printable(id))
+            depends_on[id] = [str(each) for each in item.get("depends_on") or ()]
         for id, others in depends_on.items():
             for on in others:
                 if on not in depends_on:
@@ -209,11 +225,13 @@ class ItemSerializer(OpenSerializer):
     Agents write a member that is not set as null, as an empty value, or not at all.
     """
 
-    id = text(128)
+    id = ItemIdField()
     type = OneOf(["copy", "exec", "import_ca"])
     enabled = serializers.BooleanField(required=False, allow_null=True)
     continue_on_error = serializers.BooleanField(required=False, allow_null=True)
-    depends_on = texts(128, MOST_ITEMS)
+    depends_on = serializers.ListField(
+        child=ItemIdField(), required=False, allow_null=True, max_length=MOST_ITEMS
+    )
     tags = texts(64, 20)
     ob_type = OneOf(list(FILES), required=False, allow_null=True, allow_blank=True)
     ob_id = serializers.IntegerField(
@@ -234,12 +252,18 @@ class ItemSerializer(OpenSerializer):
         list_serializer_class = ItemsSerializer
 
     default_error_messages = {
-        "no_object": "{type} needs ob_type ({known}), and ob_id. Add them.",
-        "not_a_file": 'There is no file "{name}" of a {ob_type}. Choose one of {known}.',
-        "pairs": "from has {sources} files and to has {targets}. Give each file its target.",
-        "no_command": "exec needs cmd or cmd_argv. Add one.",
-        "of_certificate": "A certificate has no exec. Leave out ob_type and ob_id, and in"
-        " depends_on name the item that copies the certificate.",
+        "no_object": gettext_lazy("{type} needs ob_type ({known}), and ob_id. Add them."),
+        "not_a_file": gettext_lazy(
+            'There is no file "{name}" of a {ob_type}. Choose one of {known}.'
+        ),
+        "pairs": gettext_lazy(
+            "from has {sources} files and to has {targets}. Give each file its target."
+        ),
+        "no_command": gettext_lazy("exec needs cmd or cmd_argv. Add one."),
+        "of_certificate": gettext_lazy(
+            "A certificate has no exec. Leave out ob_type and ob_id, and in"
+            " depends_on name the item that copies the certificate."
+        ),
     }
 
     def get_fields(self) -> dict[str, Any]:

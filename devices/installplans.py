@@ -11,6 +11,7 @@ from django.db import transaction
 
 from accounts import audit
 from certctrl import errors
+from certctrl.sentences import sentence as _
 from devices import signals
 from devices.models import Device, InstallPlan
 
@@ -48,8 +49,11 @@ def restore(device: Device, version: int, note: str, actor: str) -> InstallPlan:
     old = device.install_plans.filter(version=version).first()
     if not old:
         raise errors.NotFound(
-            f"The install plan has no version {version}, or it is no longer kept. The histories "
-            "list the versions."
+            _(
+                "The install plan has no version %(version)s, or it is no longer kept. The "
+                "histories list the versions.",
+                version=version,
+            )
         )
     return write(device, old.installs, old.after_update_script, note, actor)
 
@@ -59,11 +63,17 @@ def patched(items: Sequence[Any], patches: Sequence[Mapping[str, Any]]) -> list[
     changed = [dict(item) for item in items]
     for number, patch in enumerate(patches):
         keys = [key for key in ("ob_type", "ob_id", "id") if patch.get(key) is not None]
-        found = [item for item in changed if all(item.get(key) == patch[key] for key in keys)]
+        # An id is the same as a number and as text.
+        names = [str(patch[key]) for key in keys]
+        found = [item for item in changed if [str(item.get(key)) for key in keys] == names]
         if not found:
-            wanted = ", ".join(f"{key} {patch[key]}" for key in keys)
+            wanted = ", ".join(map(" ".join, zip(keys, names, strict=True)))
             raise errors.Invalid(
-                f"No item of the install plan has {wanted}. Read the plan, then send the patch.",
+                _(
+                    "No item of the install plan has %(wanted)s. Read the plan, then send "
+                    "the patch.",
+                    wanted=wanted,
+                ),
                 field=f"patches[{number}]",
             )
         for item in found:

@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs
 
 from django.conf import settings
 from django.http import QueryDict
@@ -57,7 +58,9 @@ def waits(scope: Message) -> bool:
     """Return whether the request is a poll that waits."""
     if scope["method"] != "GET" or scope["path"] != f"{settings.URL_PREFIX}{PATH}":
         return False
-    return QueryDict(scope["query_string"]).get("wait", "0") not in ("", "0")
+    # QueryDict refuses a thousand parameters, which only `answer` can say.
+    query = parse_qs(str(scope["query_string"], "latin-1"))
+    return query.get("wait", ["0"])[-1] != "0"
 
 
 async def application(scope: Message, receive: Receive, send: Send) -> None:

@@ -14,6 +14,7 @@ from accounts import quotas
 from accounts.audit import record
 from accounts.models import ApiKey, User
 from certctrl import clock, errors
+from certctrl.sentences import sentence as _
 from devices import changes, codes, tokens
 from devices.models import Device, DeviceTag, EnrolmentKey
 from keystore import recipients
@@ -46,8 +47,10 @@ def with_code(
     is_same = device is not None and device.key_id == key.pk and device.status == Status.ACTIVE
     if grant.used_by_id and not is_same:
         raise errors.Unauthorized(
-            "The registration code was used with another key, or the device was revoked. Start the "
-            "login of the device again."
+            _(
+                "The registration code was used with another key, or the device was revoked. "
+                "Start the login of the device again."
+            )
         )
     enrolled = enrol(owner, device, key, spec)
     codes.spend(grant, enrolled.device)
@@ -68,8 +71,11 @@ def with_key(spec: Mapping[str, Any], api_key: ApiKey, actor: str, ip: str | Non
     enrolment = EnrolmentKey.objects.filter(api_key=api_key).first()
     if device and device.status == Status.REVOKED:
         raise errors.Forbidden(
-            f"The device {device.public_id} was revoked. Enrol it with a registration code, "
-            "which a person approves."
+            _(
+                "The device %(public_id)s was revoked. Enrol it with a registration code, "
+                "which a person approves.",
+                public_id=device.public_id,
+            )
         )
     if enrolment:
         refuse_enrolment(enrolment, device, key)
@@ -83,12 +89,18 @@ def with_key(spec: Mapping[str, Any], api_key: ApiKey, actor: str, ip: str | Non
 def refuse_enrolment(enrolment: EnrolmentKey, device: Device | None, key: RecipientKey) -> None:
     if device and (device.enrolled_with_id != enrolment.pk or device.key_id != key.pk):
         raise errors.Forbidden(
-            f"The device {device.public_id} is already enrolled. An enrolment key only enrols new "
-            "devices. Use a registration code."
+            _(
+                "The device %(public_id)s is already enrolled. An enrolment key only enrols "
+                "new devices. Use a registration code.",
+                public_id=device.public_id,
+            )
         )
     if device is None and not enrolment.uses_left:
         raise errors.Forbidden(
-            f"The enrolment key has enrolled its {enrolment.uses} devices. Make a new one."
+            _(
+                "The enrolment key has enrolled its %(uses)s devices. Make a new one.",
+                uses=enrolment.uses,
+            )
         )
 
 
@@ -110,14 +122,14 @@ def with_refresh_token(
     The key of the device cannot change in this way. Raise Unauthorized if the token is not valid,
     or is another device's. Raise RefreshTokenRotated for a spent token.
     """
-    session, _ = tokens.find(token)
+    session, _other = tokens.find(token)
     device = session.device
     key = recipients.fingerprint(spec["dev_pk"])
     if (device.owner_id, device.public_id) != (user_id, spec["device_public_id"]):
         raise tokens.unknown()
     if bytes(device.key.fingerprint) != key:
         raise errors.Unauthorized(
-            "A refresh token does not replace the key of a device. Send a registration code."
+            _("A refresh token does not replace the key of a device. Send a registration code.")
         )
     refreshed = tokens.refresh(token, ip)
     describe(device, spec)

@@ -4,6 +4,7 @@ import base64
 import binascii
 from typing import Any
 
+from django.utils.translation import gettext_lazy
 from rest_framework import serializers
 
 from accounts.serializers import TEN_YEARS
@@ -19,8 +20,10 @@ class PublicIdField(serializers.RegexField):
     """The public id of a device, in lower case."""
 
     default_error_messages = {
-        "invalid": "This is not the public id of a device. Send 36 characters: hexadecimal "
-        "digits in groups of 8, 4, 4, 4 and 12."
+        "invalid": gettext_lazy(
+            "This is not the public id of a device. Send 36 characters: hexadecimal "
+            "digits in groups of 8, 4, 4, 4 and 12."
+        )
     }
 
     def __init__(self, **kwargs: Any) -> None:
@@ -34,8 +37,12 @@ class PublicKeyField(serializers.CharField):
     """A public key of 32 bytes: standard base64 with padding."""
 
     default_error_messages = {
-        "not_base64": "This is not base64. Send the 32 bytes of an X25519 public key in base64.",
-        "length": "This has {length} bytes. Send the 32 bytes of an X25519 public key in base64.",
+        "not_base64": gettext_lazy(
+            "This is not base64. Send the 32 bytes of an X25519 public key in base64."
+        ),
+        "length": gettext_lazy(
+            "This has {length} bytes. Send the 32 bytes of an X25519 public key in base64."
+        ),
     }
 
     def to_internal_value(self, data: Any) -> Any:
@@ -132,7 +139,7 @@ class TagsField(serializers.ListField):
 
 class TagField(serializers.RegexField):
     default_error_messages = {
-        "invalid": "A tag has up to 64 letters, digits, and -._ after the first."
+        "invalid": gettext_lazy("A tag has up to 64 letters, digits, and -._ after the first.")
     }
 
     def __init__(self, **kwargs: Any) -> None:
@@ -188,7 +195,9 @@ class VerifyRequest(serializers.Serializer[Any]):
     action = OneOf(["device_verify"])
     user_code = serializers.RegexField(
         r"^[A-Z0-9]{4}-[A-Z0-9]{4}\Z",
-        error_messages={"invalid": "A user code has the form WXYZ-1234. Copy it from the device."},
+        error_messages={
+            "invalid": gettext_lazy("A user code has the form WXYZ-1234. Copy it from the device.")
+        },
     )
     approve = serializers.BooleanField()
 

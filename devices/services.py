@@ -62,8 +62,8 @@ def create_enrolment_key(
     return row, token
 
 
-def revoke_enrolment_key(row: EnrolmentKey, ip: str | None) -> None:
-    revoke_api_key(row.api_key, ip)
+def revoke_enrolment_key(row: EnrolmentKey) -> None:
+    revoke_api_key(row.api_key)
 
 
 def note_error(device: Device, what: str) -> None:

@@ -17,6 +17,7 @@ from django.db.models.functions import Greatest
 
 from certctrl import clock, errors
 from certctrl.jsonbody import printable
+from certctrl.sentences import sentence as _
 from devices import waking
 from devices.models import Device, DeviceSession, Signal
 
@@ -44,8 +45,11 @@ class Cursor:
         found = CURSOR.fullmatch(text.strip())
         if found is None:
             raise errors.Invalid(
-                f"The cursor {printable(text)} is not of the form <ms>-<seq>. Send the cursor "
-                "of the last response, or 0-0 for the start of the log.",
+                _(
+                    "The cursor %(cursor)s is not of the form <ms>-<seq>. Send the cursor of "
+                    "the last response, or 0-0 for the start of the log.",
+                    cursor=printable(text),
+                ),
                 field="cursor",
             )
         return cls(int(found[1]), int(found[2]))
@@ -140,8 +144,10 @@ class Trimmed:
     @property
     def refusal(self) -> errors.CursorTrimmed:
         return errors.CursorTrimmed(
-            "The cursor is not in the log of this device. Fetch everything again, and poll "
-            "without a cursor.",
+            _(
+                "The cursor is not in the log of this device. Fetch everything again, and "
+                "poll without a cursor."
+            ),
             reset_cursor=True,
             signal_type=RESYNC,
             **self.ref,

@@ -23,6 +23,7 @@ from accounts import audit
 from accounts.authentication import digest_of
 from certctrl import clock, errors
 from certctrl.errors import RefreshTokenRotated
+from certctrl.sentences import sentence as _
 from devices import waking
 from devices.models import Device, DeviceSession
 
@@ -78,11 +79,11 @@ def read_access_token(token: str) -> AccessClaims:
         )
     except jwt.InvalidTokenError:
         raise errors.Unauthorized(
-            "The access token is wrong or expired. Refresh it: POST /auth/refresh."
+            _("The access token is wrong or expired. Refresh it: POST /auth/refresh.")
         ) from None
     device_id = str(claims.get("device_id", ""))
     if not re.fullmatch("[1-9][0-9]{0,17}", device_id):
-        raise errors.Invalid("The access token names no device (device_id). Log in again.")
+        raise errors.Invalid(_("The access token names no device (device_id). Log in again."))
     return AccessClaims(claims["sub"], int(device_id), str(claims.get("sid", "")))
 
 
@@ -125,7 +126,7 @@ def refresh(token: str, ip: str | None) -> dict[str, Any]:
     if successor:
         return tokens(session, successor)
     end_family(session, ip)
-    raise RefreshTokenRotated("Refresh token has been rotated")
+    raise RefreshTokenRotated(_("Refresh token has been rotated"))
 
 
 def find(token: str) -> tuple[DeviceSession, str]:
@@ -203,7 +204,7 @@ def tokens(session: DeviceSession, secret: str) -> dict[str, Any]:
 
 def unknown() -> errors.Unauthorized:
     return errors.Unauthorized(
-        "The refresh token is unknown, expired or revoked. Enrol the device again."
+        _("The refresh token is unknown, expired or revoked. Enrol the device again.")
     )
 
 

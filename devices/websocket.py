@@ -20,6 +20,7 @@ from certctrl import errors
 from certctrl.bodylimit import Message, Receive, Send
 from certctrl.errors import ApiError
 from certctrl.errorshape import error_body, error_headers, unexpected
+from certctrl.sentences import sentence as _
 from devices import tokens
 from devices.agentchallenges import Sending, ack
 from devices.authentication import BEARER, device_of, token_of
@@ -63,7 +64,9 @@ def claims_of(scope: Message) -> AccessClaims:
     path = scope["path"].removeprefix(settings.URL_PREFIX)
     base = next((each for each in PATHS if path == each or path.startswith(f"{each}/")), None)
     if base is None:
-        raise errors.NotFound(f"There is no WebSocket at this path. Devices use {PATHS[0]}/<id>.")
+        raise errors.NotFound(
+            _("There is no WebSocket at this path. Devices use %(paths)s/<id>.", paths=PATHS[0])
+        )
     query = parse_qs(scope["query_string"].decode("ascii", "replace"))
     header = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
     is_bearer = BEARER.match(header) is not None
@@ -72,7 +75,7 @@ def claims_of(scope: Message) -> AccessClaims:
     asked = path.removeprefix(base).strip("/") or query.get("device_id", [""])[-1]
     if asked != str(claims.device_id):
         raise errors.Forbidden(
-            "The access token belongs to another device than the path names. Use your own id."
+            _("The access token belongs to another device than the path names. Use your own id.")
         )
     return claims
 

@@ -13,6 +13,7 @@ import dns.name
 import dns.rdatatype
 
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from dnsclient.resolver import Reply, ask_holders, text_of, unknown
 
@@ -127,7 +128,10 @@ def _extended(path: CnamePath, hop: _Hop) -> CnamePath:
     target = hop.target
     if hop.why:
         return replace(
-            path, trouble=unknown(f"The CNAMEs of {start} could not be looked up", hop.why)
+            path,
+            trouble=unknown(
+                _("The CNAMEs of %(start)s could not be looked up", start=start), hop.why
+            ),
         )
     if hop.is_wildcard:
         return replace(path, wildcard=target)
@@ -135,12 +139,17 @@ def _extended(path: CnamePath, hop: _Hop) -> CnamePath:
         return path
     if target in path.names or len(path.names) > LONGEST_PATH:
         shown = " → ".join([*path.names, target][:4])
-        what = (
-            f"The CNAMEs of {start} lead in a circle, or to more than {LONGEST_PATH} others "
-            f"({shown}). Fix them."
+        what = _(
+            "The CNAMEs of %(start)s lead in a circle, or to more than %(longest_path)s "
+            "others (%(shown)s). Fix them.",
+            start=start,
+            longest_path=LONGEST_PATH,
+            shown=shown,
         )
         return replace(path, trouble=Trouble("dns_cname_loop", what))
     if not WRITABLE.fullmatch(target):
-        what = f"{path.final} is a CNAME to a name that can have no TXT record. Fix it."
+        what = _(
+            "%(final)s is a CNAME to a name that can have no TXT record. Fix it.", final=path.final
+        )
         return replace(path, trouble=Trouble("dns_cname_target", what))
     return replace(path, names=(*path.names, target))

@@ -13,6 +13,7 @@ import dns.rcode
 import dns.rdatatype
 
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from dnsclient import queries, resolver
 from dnsclient.queries import Address, Answers, Query
@@ -22,9 +23,9 @@ from dnsclient.resolver import KNOWN, Question
 class Fault(Enum):
     """Why the resolvers do not answer a question."""
 
-    BOGUS = "SERVFAIL, and an answer with DNSSEC checking disabled"
-    DEAD = "SERVFAIL, with DNSSEC checking disabled too"
-    UNKNOWN = "no clear result"
+    BOGUS = _("SERVFAIL, and an answer with DNSSEC checking disabled")
+    DEAD = _("SERVFAIL, with DNSSEC checking disabled too")
+    UNKNOWN = _("no clear result")
 
 
 class Doubt(NamedTuple):

@@ -11,6 +11,7 @@ import dns.rcode
 import dns.rdatatype
 
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from dnsclient import queries, resolver
 from dnsclient.diagnosis import Fault, Unanswered, doubts, fresh
@@ -92,7 +93,10 @@ def _result(servers: Servers, sent: Mapping[Query, Server], answers: Answers) ->
         return Unanswered(
             servers.zone,
             "SOA",
-            f"The time was too short to ask the name servers of {servers.zone}. Try again later.",
+            _(
+                "The time was too short to ask the name servers of %(zone)s. Try again later.",
+                zone=servers.zone,
+            ),
         )
     return Zone(
         servers.zone,
@@ -111,10 +115,12 @@ def _result(servers: Servers, sent: Mapping[Query, Server], answers: Answers) ->
 def _shortcoming(message: dns.message.Message) -> str:
     """Return why an answer is not authoritative for the zone. Return "" when it is."""
     if message.rcode() != dns.rcode.NOERROR:
-        return f"answers {dns.rcode.to_text(message.rcode())}"
+        return _("answers %(rcode)s", rcode=dns.rcode.to_text(message.rcode()))
     if not message.flags & dns.flags.AA:
-        return "not authoritative"
-    return "" if any(rrset.rdtype == SOA for rrset in message.answer) else "has no SOA record of it"
+        return _("not authoritative")
+    return (
+        "" if any(rrset.rdtype == SOA for rrset in message.answer) else _("has no SOA record of it")
+    )
 
 
 def _serial(message: dns.message.Message) -> int:

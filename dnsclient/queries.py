@@ -12,6 +12,7 @@ import errno
 import functools
 import ipaddress
 import itertools
+import re
 import secrets
 import select
 import socket
@@ -66,7 +67,13 @@ NO_ROUTE = {
     errno.EAFNOSUPPORT,
     errno.EINVAL,
 }
+# A name whose labels need no escapes. dnspython takes ten times as long to encode it.
+PLAIN = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+LONGEST_PLAIN = 253
 # Some servers leave the question out of an answer with one of these codes.
+DENIALS = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
+POINTER = 0xC0  # the two highest bits of a pointer into the message
+SOA_RECORD = struct.pack("!HH", dns.rdatatype.SOA, dns.rdataclass.IN)
 WITHOUT_QUESTION = {dns.rcode.FORMERR, dns.rcode.SERVFAIL, dns.rcode.NOTIMP, dns.rcode.REFUSED}
 
 # As in the socket module. The second form is for an IPv6 address that needs a scope.
@@ -103,6 +110,9 @@ class Answers:
     """
 
     got: dict[Query, dns.message.Message] = field(default_factory=dict)
+    # The zone that an authoritative server names when it has no such record. It is the owner of the
+    # SOA record in its answer (RFC 2308, section 2).
+    zones: dict[Query, str] = field(default_factory=dict)
     no_route: set[Address] = field(default_factory=set)
     # Questions that the batch had no time for. The servers may well answer them.
     no_time: set[Query] = field(default_factory=set)
@@ -328,6 +338,8 @@ class _Batch:
         self.silent[server] = 0
         if message is not None:
             self.answers.got[flight.query] = message
+            if _has_header_only(wire, flight.query) and (zone := _zone_in(wire, flight.question)):
+                self.answers.zones[flight.query] = zone
         # The answer did not fit, or the server does not know EDNS.
         if truncated or wire[3] & 0x0F in (dns.rcode.FORMERR, dns.rcode.NOTIMP):
             self.too_big.append(flight.query)
@@ -395,11 +407,17 @@ def _datagrams(channel: socket.socket) -> Iterator[tuple[Address, bytes]]:
 # --- Messages (RFC 1035, section 4) ---
 
 
-@functools.lru_cache(maxsize=8192)
+@functools.lru_cache(maxsize=1024)
 def _question(name: str, rdtype: dns.rdatatype.RdataType) -> bytes:
-    return dns.name.from_text(name.lower()).to_wire() + struct.pack(
-        "!HH", rdtype, dns.rdataclass.IN
-    )  # type: ignore[operator]
+    return _wire_of(name.lower()) + struct.pack("!HH", rdtype, dns.rdataclass.IN)
+
+
+def _wire_of(name: str) -> bytes:
+    if len(name) <= LONGEST_PLAIN and PLAIN.fullmatch(name):
+        labels = name.encode().split(b".")
+        return b"".join(bytes((len(each),)) + each for each in labels) + b"\0"
+    wire: bytes = dns.name.from_text(name).to_wire()  # type: ignore[assignment]
+    return wire
 
 
 def _is_answer(wire: bytes, question: bytes) -> bool:
@@ -415,20 +433,59 @@ def _is_answer(wire: bytes, question: bytes) -> bool:
     return questions == b"\0\0" and wire[3] & 0x0F in WITHOUT_QUESTION
 
 
-def _parsed(wire: bytes, asked: Query) -> dns.message.Message | None:
-    # Most questions for these records get an answer without one. Its header is enough, and parsing
-    # only the header is half the work. A resolver's answer about a TXT record is parsed whole. Its
-    # authority section says how long the resolver caches the negative answer.
-    header_only = wire[6:8] == b"\0\0" and (
+def _has_header_only(wire: bytes, asked: Query) -> bool:
+    """Return whether the header of the answer is enough.
+
+    Most questions for these records get an answer without one. Parsing it whole is most of the
+    work. A resolver's answer about a TXT record is parsed whole. Its authority section says how
+    long the resolver caches the negative answer.
+    """
+    return wire[6:8] == b"\0\0" and (
         asked.rdtype in (dns.rdatatype.CAA, dns.rdatatype.CNAME)
         or (asked.rdtype == dns.rdatatype.TXT and not asked.recurse)
     )
+
+
+def _parsed(wire: bytes, asked: Query) -> dns.message.Message | None:
+    if _has_header_only(wire, asked):
+        message = dns.message.QueryMessage(int.from_bytes(wire[:2]))
+        message.flags = int.from_bytes(wire[2:4])
+        return message
     try:
-        return dns.message.from_wire(
-            wire, keyring=False, ignore_trailing=True, question_only=header_only
-        )
+        return dns.message.from_wire(wire, keyring=False, ignore_trailing=True)
     except (dns.exception.DNSException, ValueError):
         return None
+
+
+def _zone_in(wire: bytes, question: bytes) -> str:
+    """Return the zone that an authoritative answer without records names.
+
+    Return an empty string without a SOA record.
+    """
+    is_denial = wire[2] & 0x04 and not wire[2] & 0x02 and wire[3] & 0x0F in DENIALS
+    if not is_denial or wire[4:6] != b"\0\1":
+        return ""
+    start = 12 + len(question)
+    try:
+        end = start
+        while 0 < wire[end] < POINTER:
+            end += 1 + wire[end]
+        owner = wire[start : end + 1]
+        if wire[end]:  # the rest of the name is in the question
+            rest = int.from_bytes(wire[end : end + 2]) - (POINTER << 8)
+            owner = wire[start:end] + question[rest - 12 : -4] if 12 <= rest < start else b""
+            end += 1
+    except IndexError:
+        return ""
+    return _name_in(owner) if wire[end + 1 : end + 5] == SOA_RECORD else ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _name_in(wire: bytes) -> str:
+    try:
+        return dns.name.from_wire(wire, 0)[0].to_text(omit_final_dot=True).lower()
+    except dns.exception.DNSException:
+        return ""
 
 
 # --- TCP ---

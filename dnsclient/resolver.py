@@ -23,6 +23,8 @@ from django.conf import settings
 from certctrl import clock
 from certctrl.lanes import Lane
 from certctrl.outgoing import is_allowed
+from certctrl.sentences import Part, Sentence
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from dnsclient import queries
 from dnsclient.queries import Address, Answers, Query
@@ -45,8 +47,8 @@ NS = dns.rdatatype.NS
 CNAME = dns.rdatatype.CNAME
 ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 # Not judged by itself: an owner's own name servers may be what is silent behind them.
-RESOLVERS = Lane("dns", "the resolver", is_judged=False)
-NO_TIME = "the time was too short to ask"
+RESOLVERS = Lane("dns", _("the resolver"), is_judged=False)
+NO_TIME = _("the time was too short to ask")
 KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
 
 Question = tuple[str, dns.rdatatype.RdataType]
@@ -65,7 +67,10 @@ class Server:
         return f"{self.name} ({self.at[0]})" if self.name else self.at[0]
 
     def saying(self, what: str) -> str:
-        return f"{self.name} ({self.at[0]}, {what})" if self.name else f"{self.at[0]} ({what})"
+        if not self.name:
+            return Sentence("%(at)s (%(what)s)", {"at": self.at[0], "what": what})
+        parts: dict[str, Part] = {"name": self.name, "at": self.at[0], "what": what}
+        return Sentence("%(name)s (%(at)s, %(what)s)", parts)
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def resolvers() -> list[Address]:
             return [_place(each.strip(), settings.DNS_PORT) for each in settings.DNS_RESOLVERS]
         return [queries.address(str(each), 53) for each in dns.resolver.Resolver().nameservers]
     except (ValueError, dns.exception.DNSException) as exc:
-        what = (
+        what = _(
             "No DNS resolver is known. Set DNS_RESOLVERS to their addresses, for example "
             "192.0.2.53,192.0.2.54:5353."
         )
@@ -148,12 +153,18 @@ def resolve_until(end: float, questions: Collection[Question]) -> dict[Question,
 
 def _reply(answers: Answers, asked: Query) -> Reply:
     message = answers.got.get(asked)
-    where = f"the resolver {asked.server[0]}"
+    where = _("the resolver %(address)s", address=asked.server[0])
     if message is None:
-        return f"{where} did not answer"
+        return _("%(where)s did not answer", where=where)
     if message.rcode() not in KNOWN:
-        return f"{where} answered {dns.rcode.to_text(message.rcode())}"
-    return f"{where} does not answer over TCP" if message.flags & dns.flags.TC else message
+        return _(
+            "%(where)s answered %(rcode)s", where=where, rcode=dns.rcode.to_text(message.rcode())
+        )
+    return (
+        _("%(where)s does not answer over TCP", where=where)
+        if message.flags & dns.flags.TC
+        else message
+    )
 
 
 class NotThere(Trouble):
@@ -168,11 +179,13 @@ def unknown(what: str, why: str, kind: type[Trouble] = Trouble) -> Trouble:
 
     `what` is the sentence that says what could not be found. `why` is the reason.
     """
-    advice = (
-        "Check that the zone's name servers work, or set DNS_RESOLVERS to resolvers that can "
-        "see the zone."
+    advice = _(
+        "Check that the zone's name servers work, or set DNS_RESOLVERS to resolvers that "
+        "can see the zone."
     )
-    return kind("dns_lookup_failed", f"{what}: {why}. {advice}")
+    return kind(
+        "dns_lookup_failed", _("%(what)s: %(why)s. %(advice)s", what=what, why=why, advice=advice)
+    )
 
 
 def text_of(name: dns.name.Name) -> str:
@@ -205,6 +218,12 @@ class Cache(Generic[Kept]):
             self._kept.move_to_end(_key(name))
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
+
+    def names(self) -> set[str]:
+        """Return the names that have a value, or had one that is too old."""
+        _, *key = _key("")
+        with self._lock:
+            return {str(name) for name, *others in self._kept if others == key}
 
     def drop(self, names: Iterable[str]) -> None:
         with self._lock:
@@ -265,6 +284,32 @@ def servers_of_all(
     return {
         name: zone if isinstance(zone, Trouble) else servers[zone] for name, zone in zones.items()
     }
+
+
+def presumed_servers_of_all(names: Iterable[str], seconds: float) -> dict[str, Servers]:
+    """Return the servers of the nearest zone at or above each name, among those seen lately.
+
+    The name may be in another zone, so that only an answer can confirm the zone. This takes no
+    question for each name. Names whose zone is known are left out, and those of silent servers.
+    """
+    seen = _servers.names()
+    zones = {
+        name: zone
+        for name in dict.fromkeys(names)
+        if (zone := _nearest(name, seen)) and _zones.get(name) is None and not _deaf.get(zone)
+    }
+    end = clock.monotonic() + seconds
+    servers = _kept_or_found(_servers, dict.fromkeys(zones.values()), _find_servers, end)
+    return {
+        name: found for name, zone in zones.items() if isinstance(found := servers[zone], Servers)
+    }
+
+
+def _nearest(name: str, zones: Collection[str]) -> str:
+    """Return the longest of the zones that is the name, or is above it. Return "" without one."""
+    while name and name not in zones:
+        name = name.partition(".")[2]
+    return name
 
 
 def _kept_or_found(
@@ -367,7 +412,7 @@ def _kind(why: str) -> type[Trouble]:
 
 
 def _zone_unknown(name: str, why: str, kind: type[Trouble] = Trouble) -> Trouble:
-    return unknown(f"The zone of {name} could not be found", why, kind)
+    return unknown(_("The zone of %(name)s could not be found", name=name), why, kind)
 
 
 def _find_zones_above(names: Collection[str], end: float) -> dict[str, str | Trouble]:
@@ -389,7 +434,9 @@ def _find_zones_above(names: Collection[str], end: float) -> dict[str, str | Tro
             if zone is None and "." in asked:
                 at[name] = asked.partition(".")[2]
                 continue
-            found[name] = zone or _zone_unknown(name, "no name above it has a SOA record", NotThere)
+            found[name] = zone or _zone_unknown(
+                name, _("no name above it has a SOA record"), NotThere
+            )
             del at[name]
     return found
 
@@ -455,7 +502,10 @@ def _servers_at(zone: str, hosts: Mapping[str, list[str] | str]) -> Servers | Tr
     """
     whys = [each for each in hosts.values() if isinstance(each, str)]
     if whys and not any(isinstance(each, list) and each for each in hosts.values()):
-        return unknown(f"The addresses of the name servers of {zone} could not be found", whys[0])
+        return unknown(
+            _("The addresses of the name servers of %(zone)s could not be found", zone=zone),
+            whys[0],
+        )
     return servers_at(
         zone, {host: [] if isinstance(each, str) else each for host, each in hosts.items()}
     )
@@ -463,13 +513,13 @@ def _servers_at(zone: str, hosts: Mapping[str, list[str] | str]) -> Servers | Tr
 
 def _ns_hosts(reply: Reply, zone: str) -> list[str] | Trouble:
     if isinstance(reply, str):
-        return unknown(f"The name servers of {zone} could not be found", reply)
+        return unknown(_("The name servers of %(zone)s could not be found", zone=zone), reply)
     hosts = sorted(
         {text_of(each.target) for rrset in reply.answer if rrset.rdtype == NS for each in rrset}
     )
-    why = "the zone has no NS records"
+    why = _("the zone has no NS records")
     return hosts[:MOST_ADDRESSES] or unknown(
-        f"The name servers of {zone} could not be found", why, NotThere
+        _("The name servers of %(zone)s could not be found", zone=zone), why, NotThere
     )
 
 
@@ -480,7 +530,9 @@ def servers_at(zone: str, hosts: Mapping[str, Sequence[str]]) -> Servers:
     requests are not allowed. Where there are more than MOST_ADDRESSES, each host keeps some.
     """
     servers: dict[Address, Server] = {}
-    skipped = [f"{host} (no address)" for host, addresses in hosts.items() if not addresses]
+    skipped = [
+        _("%(host)s (no address)", host=host) for host, addresses in hosts.items() if not addresses
+    ]
     for host, ip in queries.round_robin(
         [[(host, ip) for ip in addresses] for host, addresses in hosts.items()]
     ):
@@ -488,7 +540,7 @@ def servers_at(zone: str, hosts: Mapping[str, Sequence[str]]) -> Servers:
             at = queries.address(ip, settings.DNS_PORT)
             servers.setdefault(at, Server(host, at))
         else:
-            skipped.append(f"{host} (not public, and not named in ALLOW_PRIVATE)")
+            skipped.append(_("%(host)s (not public, and not named in ALLOW_PRIVATE)", host=host))
     return Servers(zone, tuple(servers.values())[:MOST_ADDRESSES], tuple(skipped[:MOST_ADDRESSES]))
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import dns.rdatatype
 
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from dnsclient import cnames, resolver
 from dnsclient.cnames import CnamePath
 from dnsclient.diagnosis import Doubt, Fault, Unanswered, doubts
@@ -106,7 +107,13 @@ def _policy(name: str, replies: Mapping[Question, Reply]) -> CaaPolicy | Unanswe
             # A top-level domain forbids nothing.
             if "." in suffix:
                 return Unanswered(
-                    suffix, "CAA", f"The CAA records of {suffix} could not be looked up: {reply}."
+                    suffix,
+                    "CAA",
+                    _(
+                        "The CAA records of %(suffix)s could not be looked up: %(reply)s.",
+                        suffix=suffix,
+                        reply=reply,
+                    ),
                 )
             continue
         for rrset in reply.answer:

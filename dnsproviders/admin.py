@@ -1,9 +1,12 @@
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext_lazy, ngettext
 
 from accounts import audit
-from certctrl.admin import ReadOnlyAdmin
+from certctrl.admin import OpenFilter, ReadOnlyAdmin
+from certctrl.errors import Conflict
+from certctrl.sentences import sentence as _
 from certctrl.turns import LostTurn, Wait
 from dnsproviders import records
 from dnsproviders.models import ApiBucket, DnsCredential, TxtRecord
@@ -29,30 +32,50 @@ class TxtRecordAdmin(ReadOnlyAdmin):
         "cleaned_at",
         "left_behind",
     )
-    list_filter = (("cleaned_at", admin.EmptyFieldListFilter),)
+    list_filter = (OpenFilter,)
     search_fields = ("name", "value", "credential__name")
+    indexed_search = ("name",)
     list_select_related = ("credential",)
     actions = ("mark_removed_by_hand",)
 
-    @admin.action(description="Mark as removed by hand")
-    def mark_removed_by_hand(self, request: HttpRequest, chosen: QuerySet[TxtRecord]) -> None:
-        for record in chosen.in_the_zone().select_related("credential__owner"):  # type: ignore[attr-defined]
+    @admin.action(description=gettext_lazy("Mark as removed by hand"), permissions=["act"])
+    def mark_removed_by_hand(
+        self, request: HttpRequest, chosen: QuerySet[TxtRecord]
+    ) -> HttpResponse | None:
+        will = _(
+            "This server takes these records for removed, and does not remove them any more. Make"
+            " sure that they are gone from their zones. This cannot be undone."
+        )
+        if asks := self.confirmed(request, chosen, "mark_removed_by_hand", will):
+            return asks
+
+        def act(record: TxtRecord) -> None:
+            if not TxtRecord.objects.in_the_zone().filter(pk=record.pk).exists():
+                raise Conflict(_("%(record)s is not in its zone.", record=record))
             try:
                 records.mark_removed_by_hand(record)
             except Wait:
-                self.message_user(
-                    request, f"A cleanup is working on {record}. Try again.", messages.WARNING
-                )
-                continue
+                raise Conflict(
+                    _("A cleanup is working on %(record)s. Try again.", record=record)
+                ) from None
             except LostTurn:
-                self.message_user(
-                    request,
-                    f"{record} was not marked, because a cleanup has started. Try again.",
-                    messages.WARNING,
-                )
-                continue
+                raise Conflict(
+                    _(
+                        "%(record)s was not marked, because a cleanup has started. Try again.",
+                        record=record,
+                    )
+                ) from None
             audit.note(record.credential.owner, "record.removed_by_hand", str(record))
-            self.message_user(request, f"{record} is marked as removed.")
+
+        def said(number: int) -> str:
+            return ngettext(
+                "%(number)d record is marked as removed.",
+                "%(number)d records are marked as removed.",
+                number,
+            ) % {"number": number}
+
+        self.act_on_each(request, chosen.select_related("credential__owner"), act, said)
+        return None
 
 
 @admin.register(ApiBucket)

@@ -9,8 +9,10 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import requests
 
-from certctrl import errors, outgoing
+from certctrl import clock, errors, outgoing, watching
 from certctrl.log import Secret, mask
+from certctrl.sentences import Sentence, with_parts
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, printable
 from dnsclient.names import a_label
 from dnsproviders import ratelimit
@@ -79,27 +81,29 @@ class Field:
     def _integer(self, value: Any) -> int:
         most = self.most or 2**31 - 1
         if isinstance(value, bool) or not isinstance(value, int) or not self.least <= value <= most:
-            raise self.invalid(f"must be a whole number from {self.least} to {most}")
+            raise self.invalid(
+                _("must be a whole number from %(least)s to %(most)s", least=self.least, most=most)
+            )
         return value
 
     def _text(self, value: Any) -> str:
         most = self.most or (4096 if self.secret else 255)
         if not isinstance(value, str):
-            raise self.invalid("must be text")
+            raise self.invalid(_("must be text"))
         value = self.tidy(value) if self.tidy else value
         if any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in value):
-            raise self.invalid("has a control character, perhaps a line break at its end")
+            raise self.invalid(_("has a control character, perhaps a line break at its end"))
         if len(value) > most:
-            raise self.invalid(f"is longer than {most} characters")
+            raise self.invalid(_("is longer than %(most)s characters", most=most))
         if self.choices and value not in self.choices:
-            raise self.invalid(f"must be one of {', '.join(self.choices)}")
+            raise self.invalid(_("must be one of %(choices)s", choices=", ".join(self.choices)))
         try:
             return self.check(value) if self.check else value
         except ValueError as exc:
-            raise self.invalid(str(exc)) from None
+            raise self.invalid(exc.args[0]) from None
 
     def invalid(self, what: str) -> errors.Invalid:
-        return errors.Invalid(f"{self.name} {what}.", field=self.name)
+        return errors.Invalid(_("%(name)s %(what)s.", name=self.name, what=what), field=self.name)
 
 
 PROPAGATION_CHECKS = tuple(DnsCredential.PropagationCheck.values)
@@ -107,40 +111,47 @@ PROPAGATION_CHECKS = tuple(DnsCredential.PropagationCheck.values)
 COMMON_FIELDS = (
     Field(
         "name",
-        "Name",
+        _("Name"),
         required=False,
         most=64,
-        help="A name of your choice; the provider's name when left out.",
+        help=_("A name of your choice; the provider's name when left out."),
     ),
     Field(
-        "ttl", "TTL", required=False, default=60, integer=True, least=1, most=86400, help="Seconds."
+        "ttl",
+        _("TTL"),
+        required=False,
+        default=60,
+        integer=True,
+        least=1,
+        most=86400,
+        help=_("Seconds."),
     ),
     Field(
         "propagation_check",
-        "Propagation check",
+        _("Propagation check"),
         required=False,
         default=DnsCredential.PropagationCheck.AUTHORITATIVE.value,
         choices=PROPAGATION_CHECKS,
-        help="Servers that are asked for the record: the zone's servers, the resolver, or none.",
+        help=_("Servers that are asked for the record: the zone's servers, the resolver, or none."),
     ),
     Field(
         "propagation_timeout",
-        "Propagation time-out",
+        _("Propagation time-out"),
         required=False,
         default=1800,
         integer=True,
         least=30,
         most=86400,
-        help="Seconds until an attempt no longer waits for a record.",
+        help=_("Seconds until an attempt no longer waits for a record."),
     ),
     Field(
         "settle",
-        "Settling time",
+        _("Settling time"),
         required=False,
         default=0,
         integer=True,
         most=3600,
-        help="Seconds to wait after the last server shows a record.",
+        help=_("Seconds to wait after the last server shows a record."),
     ),
 )
 
@@ -231,8 +242,10 @@ class Provider(ABC):
 
     # --- For HTTP APIs ---
 
-    def send(self, method: str, url: str, **kwargs: Any) -> requests.Response:
+    def send(self, method: str, url: str, *, action: str = "", **kwargs: Any) -> requests.Response:
         """Make one HTTP call. Return the response, also that of most errors.
+
+        `action` names what the call does, for an API whose path does not say it.
 
         Redirects are not followed, because a POST would become a GET and seem to succeed.
         Raise NotSent while the API limit is used up. Raise ProviderError in these cases:
@@ -244,20 +257,34 @@ class Provider(ABC):
         """
         self.pace.take(needs=1 if self.is_visiting else ratelimit.VISIT)
         self.is_visiting = True
+        began = clock.monotonic()
+        shown = f"{watching.bare(url)} {action}".strip()
         try:
             with self.going_out():
                 response = self.http.request(method, url, allow_redirects=False, **kwargs)
         except requests.RequestException as exc:
             # Exceptions of `certctrl.outgoing` are sentences.
-            what = (
-                f"{self.name} could not be reached. {self.quote(str(exc) or type(exc).__name__)}."
+            why = exc.args[0] if exc.args else ""
+            if not isinstance(why, Sentence):
+                why = f"{self.quote(str(exc) or type(exc).__name__)}."
+            what = _(
+                "%(name)s could not be reached. %(why)s",
+                name=self.name,
+                why=with_parts(why, self.quote),
             )
+            self.tell(method, shown, began, error=what)
             raise ProviderError("dns_unreachable", what) from None
+        self.tell(method, shown, began, status=response.status_code)
         if response.status_code == 429:
             self.pace.pause(outgoing.wait_of(response))
         if response.status_code in (401, 429) or 300 <= response.status_code < 400:
             raise self.refusal(response)
         return response
+
+    def tell(self, method: str, url: str, began: float, **end: Any) -> None:
+        """Tell a call to the function that keeps exchanges (`certctrl/watching.py`)."""
+        owner_id = self.credential.owner_id
+        watching.tell(watching.ApiCall(self.name, owner_id, method, self.quote(url), began, **end))
 
     @contextmanager
     def going_out(self) -> Iterator[None]:
@@ -292,32 +319,43 @@ class Provider(ABC):
         if status in (401, 403):
             return ProviderError(
                 "dns_credential_refused",
-                f"{self.name} refused the credential{said}. Check the credential.",
+                _(
+                    "%(name)s refused the credential%(said)s. Check the credential.",
+                    name=self.name,
+                    said=said,
+                ),
                 permanent=True,
             )
         if status == 429:
-            what = f"{self.name} limits the rate of requests{said}."
+            what = _("%(name)s limits the rate of requests%(said)s.", name=self.name, said=said)
             return ProviderError("dns_rate_limited", what, retry_after=outgoing.wait_of(response))
         if 300 <= status < 400:
             return ProviderError(
                 "dns_bad_answer",
-                f"{self.name} redirects to another address ({status})."
-                " If the credential has an endpoint, set it to the final address.",
+                _(
+                    "%(name)s redirects to another address (%(status)s). If the credential "
+                    "has an endpoint, set it to the final address.",
+                    name=self.name,
+                    status=status,
+                ),
             )
-        what = f"{self.name} answered {status}{said}."
+        what = _("%(name)s answered %(status)s%(said)s.", name=self.name, status=status, said=said)
         return ProviderError("dns_refused", what, retry_after=outgoing.wait_of(response))
 
     def bad_answer(self, response: requests.Response) -> ProviderError:
         kind = (
-            "an empty answer"
+            _("an empty answer")
             if not response.content
             else "HTML"
             if is_html(response)
-            else "something else"
+            else _("something else")
         )
-        what = (
-            f"{self.name} answered {response.status_code} with {kind} instead of JSON. Check "
-            "the address and the status of the provider."
+        what = _(
+            "%(name)s answered %(status_code)s with %(kind)s instead of JSON. Check the "
+            "address and the status of the provider.",
+            name=self.name,
+            status_code=response.status_code,
+            kind=kind,
         )
         return ProviderError("dns_bad_answer", what, retry_after=outgoing.wait_of(response))
 
@@ -327,9 +365,10 @@ class Provider(ABC):
         try:
             yield
         except (LookupError, TypeError, ValueError, AttributeError):
-            what = (
-                f"{self.name} answered JSON that does not match its documentation. Report "
-                "this to the developers of certctrl."
+            what = _(
+                "%(name)s answered JSON that does not match its documentation. Report "
+                "this to the developers of certctrl.",
+                name=self.name,
             )
             raise ProviderError("dns_bad_answer", what) from None
 
@@ -339,7 +378,7 @@ class Provider(ABC):
 
     def said(self, response: requests.Response) -> str:
         words = self.words(response)
-        return f": {self.quote(words)}" if words else ""
+        return _(": %(words)s", words=self.quote(words)) if words else ""
 
     def quote(self, words: str) -> str:
         """Return foreign words in a form that is safe in a sentence.
@@ -359,10 +398,14 @@ def elsewhere(provider: str, zone: str, name: str, seen: SeenZone) -> str:
     """Return the doubt about a zone that is not the one that the resolvers see, or ""."""
     if a_label(zone) == seen.name:
         return ""
-    return (
-        f"{provider} has {name} in its zone {zone}, but resolvers see it in the zone "
-        f"{seen.name}. They may never see the TXT record. Give a credential for {seen.name}, "
-        f"or delegate {zone} to {provider} by NS records."
+    return _(
+        "%(provider)s has %(name)s in its zone %(zone)s, but resolvers see it in the "
+        "zone %(seen_name)s. They may never see the TXT record. Give a credential for "
+        "%(seen_name)s, or delegate %(zone)s to %(provider)s by NS records.",
+        provider=provider,
+        name=name,
+        zone=zone,
+        seen_name=seen.name,
     )
 
 
@@ -393,4 +436,8 @@ def listed(zones: Sequence[str], total: int | None = None) -> str:
     """Return the first ten zones for a sentence, and how many more there are."""
     shown = list(zones[:10])
     more = max(total or 0, len(zones)) - len(shown)
-    return (", ".join(shown) or "none") + (f" and {more} more" if more > 0 else "")
+    if not shown:
+        return _("none")
+    if more <= 0:
+        return ", ".join(shown)
+    return _("%(listed)s and %(more)s more", listed=", ".join(shown), more=more)

@@ -11,6 +11,7 @@ from django.views.decorators.debug import sensitive_variables
 from accounts import audit, quotas
 from accounts.models import User
 from certctrl import clock, errors
+from certctrl.sentences import sentence as _
 from dnsproviders import registry
 from dnsproviders.base import COMMON_FIELDS, Field, Provider, ProviderError
 from dnsproviders.models import DnsCredential
@@ -78,7 +79,7 @@ def update_credential(credential: DnsCredential, data: object) -> DnsCredential:
     provider = registry.provider_class(credential.provider)
     if "provider" in data and registry.provider_id(_provider_named(data)) != credential.provider:
         raise errors.Invalid(
-            "The provider cannot be changed. Create another credential.", field="provider"
+            _("The provider cannot be changed. Create another credential."), field="provider"
         )
     with transaction.atomic():
         row = (
@@ -87,7 +88,7 @@ def update_credential(credential: DnsCredential, data: object) -> DnsCredential:
             .get(pk=credential.pk)
         )
         if row.retired_at:
-            raise errors.Conflict(f"The DNS credential {row.name} was deleted.")
+            raise errors.Conflict(_("The DNS credential %(name)s was deleted.", name=row.name))
         _change(row, provider, data)
     credential.refresh_from_db()
     return credential
@@ -138,11 +139,15 @@ def retire_credential(credential: DnsCredential) -> None:
     - A record that it wrote may still be in its zone.
     """
     if credential.pk == settings.SERVICE_DNS_CREDENTIAL:
-        what = (
-            f"{credential.name} is the credential of the service zone "
-            f"{settings.SERVICE_ZONE}, which certificates use."
+        what = _(
+            "%(name)s is the credential of the service zone %(service_zone)s, which "
+            "certificates use.",
+            name=credential.name,
+            service_zone=settings.SERVICE_ZONE,
         )
-        raise errors.Conflict(f"{what} Name another one in SERVICE_DNS_CREDENTIAL first.")
+        raise errors.Conflict(
+            _("%(what)s Name another one in SERVICE_DNS_CREDENTIAL first.", what=what)
+        )
     with transaction.atomic():
         # Code that makes a certificate refer to the row takes this lock too. Under the lock it
         # checks that the credential is not retired.
@@ -150,19 +155,30 @@ def retire_credential(credential: DnsCredential) -> None:
         used_by = row.certificates.filter(retired_at=None).order_by("pk").first()
         if used_by:
             raise errors.Conflict(
-                f"{used_by} uses the DNS credential {row.name}. Give it another one, or delete it."
+                _(
+                    "%(used_by)s uses the DNS credential %(name)s. Give it another one, or "
+                    "delete it.",
+                    used_by=used_by,
+                    name=row.name,
+                )
             )
         busy = row.issuances.filter(wake_at__isnull=False).select_related("certificate").first()
         if busy:
             raise errors.Conflict(
-                f"An attempt for {busy.certificate} still uses {row.name}. Cancel it, or try "
-                "again later."
+                _(
+                    "An attempt for %(certificate)s still uses %(name)s. Cancel it, or try "
+                    "again later.",
+                    certificate=busy.certificate,
+                    name=row.name,
+                )
             )
         left = row.records.filter(intent_at__isnull=False, cleaned_at=None).order_by("pk").first()
         if left:
-            what = (
-                f"The record {left.name} may still be in its zone, and {row.name} must remove "
-                "it. Try again later."
+            what = _(
+                "The record %(name)s may still be in its zone, and %(row_name)s must "
+                "remove it. Try again later.",
+                name=left.name,
+                row_name=row.name,
             )
             raise errors.Conflict(what)
         if DnsCredential.objects.filter(pk=row.pk, retired_at=None).update(retired_at=clock.now()):
@@ -201,7 +217,7 @@ def _note(credential: DnsCredential, what: str) -> None:
 
 def _members(data: object) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
-        raise errors.Invalid('The body is not a JSON object. Send one: {"provider": ...}.')
+        raise errors.Invalid(_('The body is not a JSON object. Send one: {"provider": ...}.'))
     return data
 
 
@@ -209,11 +225,16 @@ def _provider_named(data: Mapping[str, Any]) -> str:
     name = data.get("provider")
     if name is None:
         raise errors.MissingField(
-            f"provider is missing. Give one of {', '.join(registry.PROVIDERS)}.", field="provider"
+            _(
+                "provider is missing. Give one of %(providers)s.",
+                providers=", ".join(registry.PROVIDERS),
+            ),
+            field="provider",
         )
     if not isinstance(name, str):
         raise errors.Invalid(
-            f"provider must be one of {', '.join(registry.PROVIDERS)}.", field="provider"
+            _("provider must be one of %(providers)s.", providers=", ".join(registry.PROVIDERS)),
+            field="provider",
         )
     return name
 
@@ -227,7 +248,12 @@ def _given(provider: type[Provider], data: Mapping[str, Any]) -> Given:
             continue
         if name not in known:
             raise errors.Invalid(
-                f"{provider.name} has no field {_shown(name)}. Its fields are {', '.join(known)}.",
+                _(
+                    "%(name)s has no field %(shown)s. Its fields are %(known)s.",
+                    name=provider.name,
+                    shown=_shown(name),
+                    known=", ".join(known),
+                ),
                 field=_shown(name),
             )
         if not _is_empty(value):
@@ -254,7 +280,12 @@ def _check_whole(provider: type[Provider], given: Given) -> None:
     for field in provider.fields:
         if field.required and not _place(given, field).get(field.name):
             raise errors.MissingField(
-                f"{field.name} is missing. {provider.name} needs it.", field=field.name
+                _(
+                    "%(name)s is missing. %(provider_name)s needs it.",
+                    name=field.name,
+                    provider_name=provider.name,
+                ),
+                field=field.name,
             )
     provider.check_together(given.public | given.secret)
 
@@ -270,7 +301,12 @@ def _check_destination(
     for name in whole.secret if moved else ():
         if name not in given_secret:
             raise errors.MissingField(
-                f"{name} is missing. It is needed again with a new {moved[0]}.", field=name
+                _(
+                    "%(name)s is missing. It is needed again with a new %(moved)s.",
+                    name=name,
+                    moved=moved[0],
+                ),
+                field=name,
             )
 
 

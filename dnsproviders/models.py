@@ -6,6 +6,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from certctrl.sentences import SentenceField
 from certctrl.turns import Turns, TurnsQuerySet
 from keystore.models import Envelope
 
@@ -41,7 +42,7 @@ class DnsCredential(models.Model):
         default=0, help_text="seconds to wait after the last server shows a record"
     )
     checked_at = models.DateTimeField(null=True, blank=True)
-    last_error = models.TextField(blank=True)
+    last_error = SentenceField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     retired_at = models.DateTimeField(null=True, blank=True)
 
@@ -77,7 +78,7 @@ class TxtRecord(Turns):
     # Until then, a call with an unknown result may still write the record. Cleanup checks once more
     # after this time.
     unsure_until = models.DateTimeField(null=True, blank=True)
-    left_behind = models.TextField(blank=True, help_text="why the last cleanup failed")
+    left_behind = SentenceField(blank=True, help_text="why the last cleanup failed")
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = TxtRecordQuerySet.as_manager()

@@ -17,6 +17,8 @@ import dns.rcode
 import dns.rdatatype
 
 from certctrl import clock
+from certctrl.sentences import joined
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from dnsclient import queries
 from dnsclient.queries import Answers, Query
@@ -26,6 +28,7 @@ from dnsclient.resolver import (
     NotThere,
     Server,
     Servers,
+    presumed_servers_of_all,
     resolvers,
     servers_of,
     servers_of_all,
@@ -60,8 +63,8 @@ FINDING_SERVERS = 0.5  # most of the other time, for finding the servers
 
 Check = DnsCredential.PropagationCheck
 TXT = dns.rdatatype.TXT
-SILENT = "silent"
-NO_ROUTE = "no route from here"
+SILENT = _("silent")
+NO_ROUTE = _("no route from here")
 
 
 class Asked(Enum):
@@ -162,11 +165,13 @@ def _owners_in_rotation(records: Iterable[TxtRecord]) -> Iterable[TxtRecord]:
 
 
 def _ask_servers(records: Sequence[TxtRecord], end: float) -> dict[int, Look]:
+    presumed = _ask_presumed_servers(records, end)
+    records = [record for record in records if record.pk not in presumed]
     if not records:
-        return {}
+        return presumed
     left = end - clock.monotonic()
     whom = servers_of_all([record.name for record in records], left * FINDING_SERVERS)
-    looks = {
+    looks = presumed | {
         record.pk: Look(
             0, (), (), note=servers.what.removesuffix("."), instead_after=_instead_after(servers)
         )
@@ -175,6 +180,33 @@ def _ask_servers(records: Sequence[TxtRecord], end: float) -> dict[int, Look]:
     }
     known = {name: servers for name, servers in whom.items() if isinstance(servers, Servers)}
     return looks | _ask([record for record in records if record.name in known], known, end)
+
+
+def _ask_presumed_servers(records: Sequence[TxtRecord], end: float) -> dict[int, Look]:
+    """Ask the servers of the zone in which a record is likely to be.
+
+    Return a Look only for a record that no server shows, if a server confirms the zone. So a record
+    that does not show takes no question for its zone. The caller looks at all others again.
+    """
+    left = end - clock.monotonic()
+    whom = presumed_servers_of_all([record.name for record in records], left * FINDING_SERVERS)
+    records = [record for record in records if record.name in whom]
+    if not records:
+        return {}
+    sent = _questions(records, whom)
+    answers = queries.ask(_all_of(sent), end - clock.monotonic())
+    return {
+        record.pk: _seen(record, sent[record.name], whom[record.name], answers)
+        for record in records
+        if _is_confirmed(whom[record.name].zone, sent[record.name], answers)
+    }
+
+
+def _is_confirmed(zone: str, sent: Sequence[tuple[Server, Query]], answers: Answers) -> bool:
+    """Return whether a server says that the name is in the zone, and none says anything else."""
+    zones = {answers.zones[each] for _, each in sent if each in answers.zones}
+    shown = any(each in answers.got and answers.got[each].answer for _, each in sent)
+    return zones == {zone} and not shown
 
 
 def _instead_after(trouble: Trouble) -> timedelta | None:
@@ -238,21 +270,29 @@ def _ask(
     end: float,
     asked: Asked = Asked.SERVERS,
 ) -> dict[int, Look]:
-    recurse = asked is not Asked.SERVERS
-    sent = {
+    sent = _questions(records, whom, recurse=asked is not Asked.SERVERS)
+    answers = queries.ask(_all_of(sent), end - clock.monotonic())
+    return {
+        record.pk: _seen(record, sent[record.name], whom[record.name], answers, asked)
+        for record in records
+    }
+
+
+def _questions(
+    records: Iterable[TxtRecord], whom: Mapping[str, Servers], *, recurse: bool = False
+) -> dict[str, list[tuple[Server, Query]]]:
+    """Return the question to each server, by the name of the record."""
+    return {
         record.name: [
             (server, Query(server.at, record.name, TXT, recurse))
             for server in whom[record.name].servers
         ]
         for record in records
     }
-    answers = queries.ask(
-        (each for pairs in sent.values() for _, each in pairs), end - clock.monotonic()
-    )
-    return {
-        record.pk: _seen(record, sent[record.name], whom[record.name], answers, asked)
-        for record in records
-    }
+
+
+def _all_of(sent: Mapping[str, Sequence[tuple[Server, Query]]]) -> Iterable[Query]:
+    return (each for pairs in sent.values() for _, each in pairs)
 
 
 def _seen(
@@ -260,7 +300,7 @@ def _seen(
     sent: Sequence[tuple[Server, Query]],
     servers: Servers,
     answers: Answers,
-    asked: Asked,
+    asked: Asked = Asked.SERVERS,
 ) -> Look:
     """Return the Look of one record, from the answers of its servers."""
     heard = set()
@@ -272,9 +312,9 @@ def _seen(
     ttl = 0
     for server, each in sent:
         if each in answers.no_time:
-            note = (
-                f"the time was too short to ask every server for {record.name}; they are "
-                "asked again"
+            note = _(
+                "the time was too short to ask every server for %(name)s; they are asked again",
+                name=record.name,
             )
             continue
         values, why = _read(answers, each)
@@ -318,10 +358,10 @@ def _read(answers: Answers, asked: Query) -> tuple[frozenset[str], str]:
     if message is None:
         return frozenset(), NO_ROUTE if asked.server in answers.no_route else SILENT
     if message.rcode() not in KNOWN:
-        return frozenset(), f"answers {dns.rcode.to_text(message.rcode())}"
+        return frozenset(), _("answers %(rcode)s", rcode=dns.rcode.to_text(message.rcode()))
     if not (asked.recurse or message.flags & dns.flags.AA):
-        return frozenset(), "not authoritative"
-    return _values(message), "no answer over TCP" if message.flags & dns.flags.TC else ""
+        return frozenset(), _("not authoritative")
+    return _values(message), _("no answer over TCP") if message.flags & dns.flags.TC else ""
 
 
 def _values(message: dns.message.Message) -> frozenset[str]:
@@ -375,7 +415,7 @@ def verdict(record: TxtRecord, look: Look, age: timedelta, deaf: Collection[str]
     """
     if look.asked is Asked.NOBODY:
         return Verdict(
-            True, "propagation was not checked, as the DNS credential says", nowhere=False
+            True, _("propagation was not checked, as the DNS credential says"), nowhere=False
         )
     if look.note:
         return Verdict(False, look.note, nowhere=False)
@@ -391,19 +431,27 @@ def verdict(record: TxtRecord, look: Look, age: timedelta, deaf: Collection[str]
 
 def _who(look: Look, count: int) -> str:
     """Return the servers for a sentence, for example "3 name servers of example.com"."""
-    plural = "" if count == 1 else "s"
     if look.asked is not Asked.SERVERS:
-        return f"{count} resolver{plural}"
-    return f"{count} name server{plural}" + (f" of {look.zone}" if look.zone else "")
+        return _("1 resolver") if count == 1 else _("%(count)s resolvers", count=count)
+    if not look.zone:
+        return _("1 name server") if count == 1 else _("%(count)s name servers", count=count)
+    if count == 1:
+        return _("1 name server of %(zone)s", zone=look.zone)
+    return _("%(count)s name servers of %(zone)s", count=count, zone=look.zone)
 
 
 def _all(look: Look, count: int) -> str:
-    return _who(look, count).replace("1 ", "the ", 1) if count == 1 else f"all {_who(look, count)}"
+    if count != 1:
+        return _("all %(servers)s", servers=_who(look, count))
+    if look.asked is not Asked.SERVERS:
+        return _("the resolver")
+    return _("the name server of %(zone)s", zone=look.zone) if look.zone else _("the name server")
 
 
 def _listed(labels: Sequence[str]) -> str:
-    more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
-    return ", ".join(labels[:MOST_NAMED]) + more
+    listed = joined(", ", labels[:MOST_NAMED])
+    more = len(labels) - MOST_NAMED
+    return _("%(listed)s and %(more)s more", listed=listed, more=more) if more > 0 else listed
 
 
 def server_of(label: str) -> str:
@@ -413,58 +461,106 @@ def server_of(label: str) -> str:
 
 def _deserted(look: Look) -> str:
     if look.instead:
-        return f"the authoritative servers could not be asked ({look.instead})"
-    of = f" of {look.zone}" if look.zone else ""
-    return f"no name server{of} answers here ({_listed((*look.silent, *look.skipped))})"
+        return _("the authoritative servers could not be asked (%(why)s)", why=look.instead)
+    listed = _listed((*look.silent, *look.skipped))
+    if not look.zone:
+        return _("no name server answers here (%(listed)s)", listed=listed)
+    return _("no name server of %(zone)s answers here (%(listed)s)", zone=look.zone, listed=listed)
 
 
 def _shown_by_all(look: Look) -> str:
-    what = f"shown by {_all(look, look.shown)}"
+    servers = _all(look, look.shown)
     if look.asked is Asked.INSTEAD:
-        return f"{what}; {_deserted(look)}"
-    answering = "that answers" if look.shown == 1 else "that answer"
+        return _("shown by %(servers)s; %(deserted)s", servers=servers, deserted=_deserted(look))
     others = (*look.silent, *look.skipped)
-    return f"{what} {answering}; not counted: {_listed(others)}" if others else what
+    if not others:
+        return _("shown by %(servers)s", servers=servers)
+    if look.shown == 1:
+        return _(
+            "shown by %(servers)s that answers; not counted: %(listed)s",
+            servers=servers,
+            listed=_listed(others),
+        )
+    return _(
+        "shown by %(servers)s that answer; not counted: %(listed)s",
+        servers=servers,
+        listed=_listed(others),
+    )
 
 
 def _shown_by_half(look: Look) -> str:
-    what = (
-        f"shown by {look.shown} of the {_who(look, look.answered)} that answer, which is enough"
-        " after 5 minutes"
+    return _(
+        "shown by %(count)s of the %(servers)s that answer, which is enough after 5 minutes; "
+        "not by %(listed)s",
+        count=look.shown,
+        servers=_who(look, look.answered),
+        listed=_listed(look.missing),
     )
-    return f"{what}; not by {_listed(look.missing)}"
 
 
 def _hidden(record: TxtRecord, look: Look, silence_counts: bool) -> str:
     """Return a sentence with the servers that do not show the record, and the silent ones."""
+    name, missing = record.name, len(look.missing)
     if look.asked is Asked.INSTEAD:
-        resolvers = (
-            f"the resolvers do not show {record.name} either"
-            if look.missing
-            else "the resolvers do not either"
-        )
-        return f"{_deserted(look)}, and {resolvers}{_while_denied(look)}"
+        resolvers = _("the resolvers do not either")
+        if missing:
+            resolvers = _("the resolvers do not show %(name)s either", name=name)
+        what = _("%(deserted)s, and %(resolvers)s", deserted=_deserted(look), resolvers=resolvers)
+        return _while_denied(look, what)
     total = look.answered + len(look.silent)
     if not look.answered:
         useless = look.silent or look.skipped
-        has = "has no" if len(useless) == 1 else "have no"
-        return (
-            f"{_all(look, len(useless))} {has} usable answer for {record.name}: {_listed(useless)}"
+        servers, listed = _all(look, len(useless)), _listed(useless)
+        if len(useless) == 1:
+            return _(
+                "%(servers)s has no usable answer for %(name)s: %(listed)s",
+                servers=servers,
+                name=name,
+                listed=listed,
+            )
+        return _(
+            "%(servers)s have no usable answer for %(name)s: %(listed)s",
+            servers=servers,
+            name=name,
+            listed=listed,
         )
-    parts = []
-    if look.missing:
-        verb = "does" if len(look.missing) == 1 else "do"
-        named = f"{verb} not show {record.name} yet: {_listed(look.missing)}"
-        parts.append(f"{len(look.missing)} of {_who(look, total)} {named}")
+    said = []
+    if missing == 1:
+        said.append(
+            _(
+                "1 of %(servers)s does not show %(name)s yet: %(listed)s",
+                servers=_who(look, total),
+                name=name,
+                listed=_listed(look.missing),
+            )
+        )
+    elif missing:
+        said.append(
+            _(
+                "%(count)s of %(servers)s do not show %(name)s yet: %(listed)s",
+                count=missing,
+                servers=_who(look, total),
+                name=name,
+                listed=_listed(look.missing),
+            )
+        )
     if look.silent and silence_counts:
-        parts.append(f"no usable answer for {record.name} from {_listed(look.silent)}")
-    return "; ".join(parts) + _while_denied(look)
+        said.append(
+            _(
+                "no usable answer for %(name)s from %(listed)s",
+                name=name,
+                listed=_listed(look.silent),
+            )
+        )
+    return _while_denied(look, joined("; ", said))
 
 
-def _while_denied(look: Look) -> str:
+def _while_denied(look: Look, what: str) -> str:
     if not look.denied:
-        return ""
-    return (
-        f"; resolvers that were asked too early may repeat that answer for {look.denial} s "
-        "(SOA minimum of the zone)"
+        return what
+    return _(
+        "%(what)s; resolvers that were asked too early may repeat that answer for %(denial)s s "
+        "(SOA minimum of the zone)",
+        what=what,
+        denial=look.denial,
     )

@@ -16,6 +16,7 @@ from django.db.models import Case, F, Q, QuerySet, Value, When
 from django.db.models.functions import Greatest
 
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from certctrl.turns import SKEW, Wait
 from dnsproviders.models import ApiBucket, DnsCredential
 
@@ -60,10 +61,12 @@ class ApiLimit:
 
     def __str__(self) -> str:
         minutes, seconds = divmod(self.seconds, 60)
-        unit = "second" if self.seconds == 1 else "seconds"
-        return f"{self.calls:,} calls in " + (
-            f"{self.seconds:g} {unit}" if seconds else f"{minutes:g} minutes"
-        )
+        calls = f"{self.calls:,}"
+        if not seconds:
+            return _("%(calls)s calls in %(minutes)s minutes", calls=calls, minutes=f"{minutes:g}")
+        if self.seconds == 1:
+            return _("%(calls)s calls in 1 second", calls=calls)
+        return _("%(calls)s calls in %(n)s seconds", calls=calls, n=f"{self.seconds:g}")
 
 
 @dataclass(frozen=True)
@@ -164,9 +167,12 @@ class Pace:
         spread = min(LONGEST_SPREAD, max(timedelta(seconds=1), limit.each * limit.burst / 4))
         until = max(at, now) + spread * random.random()  # noqa: S311  (spreads load, protects nothing)
         by = until + (datetime.min.replace(tzinfo=until.tzinfo) - until) % ROUND
-        what = (
-            f"{self.name} allows one user {limit}, and they are used up. Calls continue by "
-            f"{by:%H:%M} UTC."
+        what = _(
+            "%(name)s allows one user %(limit)s, and they are used up. Calls continue by "
+            "%(by)s UTC.",
+            name=self.name,
+            limit=limit,
+            by=format(by, "%H:%M"),
         )
         return NotSent((until - now).total_seconds(), what, imposed=True)
 

@@ -11,6 +11,7 @@ from django.conf import settings
 from django.db.models import Case, F, Q, QuerySet, Value, When
 
 from certctrl import clock, lanes, retention
+from certctrl.sentences import sentence as _
 from certctrl.statements import insert
 from certctrl.turns import A_DAY, LostTurn, Trouble, Wait
 from dnsproviders import registry
@@ -50,9 +51,9 @@ def wake(records: TxtRecordQuerySet, at: datetime | None = None) -> None:
     records.in_the_zone().filter(holder="").update(wake_at=wake_at, queued_at=None)
 
 
-def keep(needed: QuerySet[TxtRecord], now: datetime) -> None:
-    """Let records rest that are needed, except those that a worker holds."""
-    needed.filter(holder="").update(wake_at=now + NEEDED_REST, queued_at=None)
+def keep(needed: QuerySet[TxtRecord], now: datetime) -> int:
+    """Let records rest that are needed, except those that a worker holds. Return how many."""
+    return needed.filter(holder="").update(wake_at=now + NEEDED_REST, queued_at=None)
 
 
 def unpublish(record_ids: Sequence[int]) -> None:
@@ -125,7 +126,8 @@ def _present(record: TxtRecord, provider: Provider) -> None:
     except LostTurn:
         # Another worker may have cleaned up before this call took effect.
         reopen(record.pk)
-        raise Wait(2, f"another process has taken over {record.name}") from None
+        what = _("another process has taken over %(name)s", name=record.name)
+        raise Wait(2, what) from None
 
 
 def reopen(record_id: int) -> None:
@@ -172,8 +174,10 @@ def _clean(record: TxtRecord) -> None:
         raise
     except Exception:
         record.write(
-            left_behind="Internal error while removing the record. It is retried; "
-            "the server log has the details."
+            left_behind=_(
+                "Internal error while removing the record. It is retried; the server log has "
+                "the details."
+            )
         )
         raise
     again_at = _check_again_at(record, removed)

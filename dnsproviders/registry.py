@@ -15,6 +15,7 @@ from django.views.decorators.debug import sensitive_variables
 from certctrl import errors, outgoing
 from certctrl.lanes import Lane
 from certctrl.log import Secret
+from certctrl.sentences import sentence as _
 from dnsproviders.base import COMMON_FIELDS, Field, Provider, ProviderError
 from dnsproviders.models import DnsCredential
 from keystore import envelope
@@ -40,7 +41,11 @@ def provider_id(name: str) -> str:
     known = ALIASES.get(name.lower(), name.lower())
     if known not in PROVIDERS:
         raise errors.Invalid(
-            f"There is no such DNS provider. Give one of {', '.join(PROVIDERS)}.", field="provider"
+            _(
+                "There is no such DNS provider. Give one of %(providers)s.",
+                providers=", ".join(PROVIDERS),
+            ),
+            field="provider",
         )
     return known
 
@@ -75,8 +80,9 @@ def secrets_of(credential: DnsCredential) -> dict[str, str]:
 @sensitive_variables()
 def _unsealed(credential: DnsCredential) -> dict[str, str]:
     if credential.secret is None:
-        what = (
-            f"The DNS credential {credential.name} and its secret were deleted. Choose another one."
+        what = _(
+            "The DNS credential %(name)s and its secret were deleted. Choose another one.",
+            name=credential.name,
         )
         raise ProviderError("dns_credential_refused", what, permanent=True)
     opened: dict[str, str] = json.loads(envelope.unseal(credential.secret))
@@ -90,9 +96,12 @@ def lane_of(provider: str, party: str, credential_id: int) -> Lane:
     """
     kind = provider_class(provider)
     if not kind.is_named_by_owner:
-        return Lane(f"api:{provider}", f"the DNS API of {kind.name}")
+        return Lane(f"api:{provider}", _("the DNS API of %(name)s", name=kind.name))
     where = party or str(credential_id)
-    return Lane(f"api:{provider}:{where}", f"the DNS server {party}" if party else "the DNS API")
+    return Lane(
+        f"api:{provider}:{where}",
+        _("the DNS server %(party)s", party=party) if party else _("the DNS API"),
+    )
 
 
 def lane_of_credential(credential: DnsCredential) -> Lane:
@@ -107,11 +116,10 @@ def check_api_limits() -> None:
     given = settings.DNS_API_LIMITS
     for name, limit in given.items() if isinstance(given, dict) else [("it", given)]:
         if name not in PROVIDERS or not (limit is None or _is_limit(limit)):
-            what = (
+            raise ImproperlyConfigured(
                 f"DNS_API_LIMITS has a wrong entry {name}. Names are {', '.join(PROVIDERS)}, "
                 "values are [calls, seconds] or null."
             )
-            raise ImproperlyConfigured(what)
 
 
 def _is_limit(given: Any) -> bool:

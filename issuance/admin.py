@@ -1,17 +1,21 @@
 """Admin pages of certificates, attempts, rate limits and drills."""
 
-from typing import cast
+from typing import ClassVar, cast
 
 from django.contrib import admin
-from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.db.models import Prefetch, Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext_lazy, ngettext
 from unfold.admin import TabularInline
 
 from accounts import audit
 from accounts.models import User
-from certctrl.admin import ReadOnlyAdmin
+from certctrl.admin import MOST_CHOSEN, OpenFilter, PartFilter, ReadOnlyAdmin
+from certctrl.errors import Conflict
+from certctrl.sentences import sentence as _
 from issuance import drills, services
 from issuance.models import (
+    NOT_SERVED,
     Authorization,
     Certificate,
     CertificateCount,
@@ -33,6 +37,17 @@ from issuance.models import (
 )
 
 
+class CertificatePart(PartFilter):
+    title = cast("str", gettext_lazy("condition"))
+    parts: ClassVar = {
+        "you": (gettext_lazy("needs a person"), Q(needs_person=True, retired_at=None)),
+        "failing": (gettext_lazy("fails"), Q(failures__gt=0, retired_at=None)),
+        "held": (gettext_lazy("waits for a rate limit"), Q(lacks__isnull=False)),
+        "off": (gettext_lazy("renewal is off"), Q(auto_renew=False, retired_at=None)),
+        "deleted": (gettext_lazy("deleted"), Q(retired_at__isnull=False)),
+    }
+
+
 @admin.register(Certificate)
 class CertificateAdmin(ReadOnlyAdmin):
     list_display = (
@@ -45,29 +60,58 @@ class CertificateAdmin(ReadOnlyAdmin):
         "failures",
         "retired_at",
     )
-    list_filter = ("key_policy", "auto_renew", ("retired_at", admin.EmptyFieldListFilter))
+    list_filter = (CertificatePart, "key_policy")
     search_fields = ("domain", "owner__email", "public_id")
-    indexed_search = ("domain__startswith", "public_id")
+    indexed_search = ("domain__startswith", "public_id", "owner__email")
     list_select_related = ("owner", "account", "current")
     actions = ("renew", "revoke")
 
-    @admin.action(description="Renew now")
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Certificate]:
+        open_ones = Prefetch("issuances", Issuance.objects.open(), to_attr="open_issuances")
+        return super().get_queryset(request).prefetch_related(open_ones)
+
+    @admin.action(description=gettext_lazy("Renew now"), permissions=["act"])
     def renew(self, request: HttpRequest, chosen: QuerySet[Certificate]) -> None:
-        def act(certificate: Certificate) -> str:
-            services.issue(certificate)
-            return f"{certificate.domain}: an attempt has begun."
+        def said(number: int) -> str:
+            return ngettext(
+                "An attempt of %(number)d certificate has begun.",
+                "Attempts of %(number)d certificates have begun.",
+                number,
+            ) % {"number": number}
 
-        self.act_on_each(request, chosen.select_related("owner", "account"), act)
+        self.act_on_each(request, _with_owners(chosen), services.issue, said)
 
-    @admin.action(description="Revoke the current version")
-    def revoke(self, request: HttpRequest, chosen: QuerySet[Certificate]) -> None:
+    @admin.action(description=gettext_lazy("Revoke the current version"), permissions=["act"])
+    def revoke(self, request: HttpRequest, chosen: QuerySet[Certificate]) -> HttpResponse | None:
+        will = _("The current versions of these certificates are revoked. This cannot be undone.")
+        if asks := self.confirmed(request, chosen, "revoke", will):
+            return asks
         who = audit.actor_of(request), audit.ip_of(request)
 
-        def act(certificate: Certificate) -> str:
+        def act(certificate: Certificate) -> None:
+            if certificate.current and certificate.current.revoke_asked_at:
+                raise Conflict(
+                    _(
+                        "The revocation of %(domain)s was asked for already.",
+                        domain=certificate.domain,
+                    )
+                )
             services.revoke(certificate, 0, *who)
-            return f"{certificate.domain}: the revocation will be sent."
 
-        self.act_on_each(request, chosen.select_related("owner", "account"), act)
+        def said(number: int) -> str:
+            return ngettext(
+                "The revocation of %(number)d certificate will be sent to its CA.",
+                "The revocations of %(number)d certificates will be sent to their CAs.",
+                number,
+            ) % {"number": number}
+
+        self.act_on_each(request, _with_owners(chosen), act, said)
+        return None
+
+
+def _with_owners(chosen: QuerySet[Certificate]) -> QuerySet[Certificate]:
+    """Return the certificates of an action, with what the services read."""
+    return chosen.select_related("owner", "account", "current").prefetch_related(None)
 
 
 @admin.register(Label)
@@ -92,18 +136,41 @@ class CertificateVersionAdmin(ReadOnlyAdmin):
     indexed_search = ("certificate__domain__startswith", "serial")
     exclude = ("key",)
     list_select_related = ("certificate",)
+    list_filter = (OpenFilter,)
     actions = ("start_drill",)
 
-    @admin.action(description="Start a drill: replace everything of this issuer")
-    def start_drill(self, request: HttpRequest, chosen: QuerySet[CertificateVersion]) -> None:
+    @admin.action(
+        description=gettext_lazy("Start a drill: replace everything of this issuer"),
+        permissions=["act"],
+    )
+    def start_drill(
+        self, request: HttpRequest, chosen: QuerySet[CertificateVersion]
+    ) -> HttpResponse | None:
+        will = _(
+            "Every certificate in use that the issuers of these versions signed is renewed, as fast"
+            " as the rate limits allow. The drill can be stopped."
+        )
+        if asks := self.confirmed(request, chosen, "start_drill", will):
+            return asks
         by = cast("User", request.user)
-        issuers = sorted(set(chosen.values_list("issuer", flat=True)))
+        started = []
 
-        def act(issuer: str) -> str:
-            drill = drills.start(by, issuer, None, "", str(by), audit.ip_of(request))
-            return f"The drill of {issuer} has started, with {drill.total} certificates."
+        def act(issuer: str) -> None:
+            started.append(drills.start(by, issuer, None, "", str(by), audit.ip_of(request)))
 
-        self.act_on_each(request, issuers, act)
+        def said(number: int) -> str:
+            total = sum(drill.total for drill in started)
+            drills_started = ngettext(
+                "%(number)d drill has started", "%(number)d drills have started", number
+            ) % {"number": number}
+            replaces = ngettext(
+                "%(total)d certificate is replaced", "%(total)d certificates are replaced", total
+            ) % {"total": total}
+            return f"{drills_started}: {replaces}."
+
+        issuers = sorted(set(chosen.order_by().values_list("issuer", flat=True)[:MOST_CHOSEN]))
+        self.act_on_each(request, issuers, act, said)
+        return None
 
 
 class EventInline(TabularInline):  # type: ignore[misc]
@@ -127,7 +194,7 @@ class IssuanceAdmin(ReadOnlyAdmin):
         "error_what",
         "created_at",
     )
-    list_filter = ("state", "reason", "failure", "proves")
+    list_filter = (OpenFilter, "state", "reason", "failure", "proves")
     search_fields = ("certificate__domain", "order_url", "certificate__owner__email", "error_code")
     indexed_search = ("certificate__domain__startswith",)
     exclude = ("key", "csr_pem")
@@ -135,34 +202,45 @@ class IssuanceAdmin(ReadOnlyAdmin):
     inlines = (EventInline,)
     actions = ("retry", "cancel")
 
-    @admin.action(description="Retry now")
+    @admin.action(description=gettext_lazy("Retry now"), permissions=["act"])
     def retry(self, request: HttpRequest, chosen: QuerySet[Issuance]) -> None:
         """Retry an open attempt at once.
 
         Start a new attempt after one that failed or was canceled.
         """
 
-        def act(issuance: Issuance) -> str:
+        def act(issuance: Issuance) -> None:
             services.retry_attempt(issuance)
-            return self._noted(issuance, "retried")
+            self._note(issuance, "retried")
 
-        self.act_on_each(request, self._with_owners(chosen), act)
+        def said(number: int) -> str:
+            return ngettext(
+                "%(number)d attempt is tried again now.",
+                "%(number)d attempts are tried again now.",
+                number,
+            ) % {"number": number}
 
-    @admin.action(description="Cancel")
+        self.act_on_each(request, self._with_owners(chosen), act, said)
+
+    @admin.action(description=gettext_lazy("Cancel"), permissions=["act"])
     def cancel(self, request: HttpRequest, chosen: QuerySet[Issuance]) -> None:
-        def act(issuance: Issuance) -> str:
+        def act(issuance: Issuance) -> None:
             services.cancel_attempt(issuance)
-            return self._noted(issuance, "canceled")
+            self._note(issuance, "canceled")
 
-        self.act_on_each(request, self._with_owners(chosen), act)
+        def said(number: int) -> str:
+            return ngettext(
+                "%(number)d attempt is canceled.", "%(number)d attempts are canceled.", number
+            ) % {"number": number}
+
+        self.act_on_each(request, self._with_owners(chosen), act, said)
 
     def _with_owners(self, chosen: QuerySet[Issuance]) -> QuerySet[Issuance]:
         return chosen.select_related("certificate__owner", "certificate__account")
 
-    def _noted(self, issuance: Issuance, done: str) -> str:
+    def _note(self, issuance: Issuance, done: str) -> None:
         certificate = issuance.certificate
         audit.note(certificate.owner, f"issuance.{done}", certificate.domain)
-        return f"{certificate.domain}: {done}."
 
 
 @admin.register(IssuanceEvent)
@@ -193,6 +271,7 @@ class RequestKeyAdmin(ReadOnlyAdmin):
 @admin.register(RenewalInfo)
 class RenewalInfoAdmin(ReadOnlyAdmin):
     list_display = ("version", "window_start", "window_end", "checked_at", "wake_at", "error_what")
+    list_filter = (OpenFilter,)
     search_fields = ("version__certificate__domain", "version__serial")
     indexed_search = ("version__certificate__domain__startswith", "version__serial")
     list_select_related = ("version",)
@@ -201,6 +280,7 @@ class RenewalInfoAdmin(ReadOnlyAdmin):
 @admin.register(Probe)
 class ProbeAdmin(ReadOnlyAdmin):
     list_display = ("__str__", "certificate", "sni", "serial", "probed_at", "wake_at", "error_what")
+    list_filter = (OpenFilter,)
     search_fields = ("address", "certificate__domain", "serial")
     indexed_search = ("certificate__domain__startswith",)
     list_select_related = ("certificate",)
@@ -225,7 +305,8 @@ class ReservationAdmin(ReadOnlyAdmin):
 @admin.register(ReservedToken)
 class ReservedTokenAdmin(ReadOnlyAdmin):
     list_display = ("reservation", "bucket", "cost")
-    search_fields = ("bucket__label", "bucket__subject")
+    search_fields = ("reservation__issuance__certificate__domain",)
+    indexed_search = ("reservation__issuance__certificate__domain__startswith",)
     list_select_related = ("reservation", "bucket")
 
 
@@ -243,12 +324,52 @@ class DrillAdmin(ReadOnlyAdmin):
     )
     search_fields = ("issuer", "account__name", "why")
     list_select_related = ("account", "by")
+    actions = ("stop", "resume")
+
+    @admin.action(description=gettext_lazy("Stop"), permissions=["act"])
+    def stop(self, request: HttpRequest, chosen: QuerySet[Drill]) -> None:
+        def act(drill: Drill) -> None:
+            if drill.stopped_at:
+                raise Conflict(_("Drill %(id)s is stopped already.", id=drill.pk))
+            drills.stop(drill, *self._who(request))
+
+        def said(number: int) -> str:
+            return ngettext(
+                "%(number)d drill is stopped.", "%(number)d drills are stopped.", number
+            ) % {"number": number}
+
+        self.act_on_each(request, chosen.select_related("account"), act, said)
+
+    @admin.action(description=gettext_lazy("Resume"), permissions=["act"])
+    def resume(self, request: HttpRequest, chosen: QuerySet[Drill]) -> None:
+        def act(drill: Drill) -> None:
+            if not drill.stopped_at and not drill.ended_at:
+                raise Conflict(_("Drill %(id)s is running.", id=drill.pk))
+            drills.resume(drill, *self._who(request))
+
+        def said(number: int) -> str:
+            return ngettext(
+                "%(number)d drill is resumed.", "%(number)d drills are resumed.", number
+            ) % {"number": number}
+
+        self.act_on_each(request, chosen.select_related("account"), act, said)
+
+    def _who(self, request: HttpRequest) -> tuple[User, str, str | None]:
+        return cast("User", request.user), audit.actor_of(request), audit.ip_of(request)
+
+
+class DeploymentPart(PartFilter):
+    title = cast("str", gettext_lazy("condition"))
+    parts: ClassVar = {
+        "behind": (gettext_lazy("serves something else"), NOT_SERVED),
+        "open": (gettext_lazy("a worker acts on it later"), Q(wake_at__isnull=False)),
+    }
 
 
 @admin.register(Deployment)
 class DeploymentAdmin(ReadOnlyAdmin):
     list_display = ("certificate", "device", "wanted", "served_serial", "failure", "wake_at")
-    list_filter = ("by_tag", "failure")
+    list_filter = (DeploymentPart, "by_tag", "failure")
     search_fields = ("certificate__domain", "device__name", "device__public_id")
     indexed_search = ("certificate__domain__startswith",)
     list_select_related = ("certificate", "device", "wanted")

@@ -9,6 +9,7 @@ from authorities import catalog
 from certctrl import clock, lanes
 from certctrl.dispatch import Parties
 from certctrl.lanes import Lane
+from certctrl.sentences import sentence as _
 from dnsproviders import registry
 from issuance.models import Issuance
 
@@ -85,8 +86,9 @@ def trouble_of(issuance: Issuance) -> str:
     row = Issuance.objects.filter(pk=issuance.pk).values_list(*COLUMNS)
     for lane in Calls(*row.get()).lanes():
         if lanes.standing_of(lane.key) == lanes.Standing.TROUBLE:
-            return (
-                f"It waits for {lane.name}, which does not answer. Two attempts at a time ask it"
-                " again, and the others go on as soon as it answers."
+            return _(
+                "It waits for %(name)s, which does not answer. Two attempts at a time "
+                "ask it again, and the others go on as soon as it answers.",
+                name=lane.name,
             )
     return ""

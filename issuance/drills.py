@@ -19,6 +19,7 @@ from accounts.models import User
 from authorities.models import AcmeAccount
 from certctrl import clock
 from certctrl.errors import Conflict, Invalid, NotFound
+from certctrl.sentences import sentence as _
 from issuance.models import Certificate, Drill, Issuance
 
 logger = structlog.get_logger()
@@ -93,34 +94,45 @@ def resume(drill: Drill, by: User, actor: str = "", ip: str | None = None) -> Dr
 def _refuse(issuer: str, account: AcmeAccount | None, why: str) -> None:
     if bool(issuer) == bool(account):
         raise Invalid(
-            "A drill is about an issuer or about an account. Give one of the two.", field="issuer"
+            _("A drill is about an issuer or about an account. Give one of the two."),
+            field="issuer",
         )
     if len(why) > 255:
-        raise Invalid("why must have at most 255 characters.", field="why")
+        raise Invalid(_("why must have at most 255 characters."), field="why")
     if in_use(issuer, account).exists():
         return
     if account:
         raise NotFound(
-            f"The account {account} has no certificate in use. Check the id.",
+            _("The account %(account)s has no certificate in use. Check the id.", account=account),
             field="acme_account_id",
         )
-    there_are = ", ".join(issuers()) or "none"
+    there_are = ", ".join(issuers()) or _("none")
     raise NotFound(
-        f"No certificate in use has the issuer {issuer[:100]!r}; there are {there_are}.",
+        _(
+            "No certificate in use has the issuer %(issuer)s; there are %(there_are)s.",
+            issuer=repr(issuer[:100]),
+            there_are=there_are,
+        ),
         field="issuer",
     )
 
 
 def _runs_already(issuer: str, account: AcmeAccount | None) -> Conflict:
     other = Drill.objects.filter(RUNNING, issuer=issuer, account=account).first()
-    which = f"Drill {other.pk}" if other else "A drill"
-    return Conflict(f"{which} for {account or issuer} is already running. Wait for it, or stop it.")
+    which = _("Drill %(pk)s", pk=other.pk) if other else _("A drill")
+    return Conflict(
+        _(
+            "%(which)s for %(account)s is already running. Wait for it, or stop it.",
+            which=which,
+            account=account or issuer,
+        )
+    )
 
 
 def _unless_over(drill: Drill) -> Drill:
     drill.refresh_from_db()
     if drill.ended_at:
-        raise Conflict(f"Drill {drill.pk} is over. Start another one.")
+        raise Conflict(_("Drill %(pk)s is over. Start another one.", pk=drill.pk))
     return drill
 
 

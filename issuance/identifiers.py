@@ -15,6 +15,7 @@ import idna
 from publicsuffixlist import PublicSuffixList
 
 from certctrl.errors import Invalid
+from certctrl.sentences import sentence as _
 from dnsclient.names import shown
 
 MAX_NAMES = 100
@@ -51,11 +52,14 @@ def normalize_names(
         found[normalize_name(name, field, private=private, addresses=addresses)] = None
         if len(found) > most:
             raise Invalid(
-                f"A certificate holds at most {most} names. Split the request into several.",
+                _(
+                    "A certificate holds at most %(most)s names. Split the request into several.",
+                    most=most,
+                ),
                 field="sans",
             )
     if not found:
-        raise Invalid("Name at least one domain, such as example.com.", field="domain")
+        raise Invalid(_("Name at least one domain, such as example.com."), field="domain")
     if not private:
         refuse_covered(list(found))
     return list(found)
@@ -88,9 +92,11 @@ def refuse_covered(names: Sequence[str]) -> None:
     for place, name in enumerate(names):
         wildcard = WILDCARD + name.partition(".")[2]
         if not name.startswith(WILDCARD) and wildcard in present:
-            what = (
-                f"{name} is already covered by {wildcard} in the same request. CAs refuse"
-                " that. Leave one of them out."
+            what = _(
+                "%(name)s is already covered by %(wildcard)s in the same request. CAs "
+                "refuse that. Leave one of them out.",
+                name=name,
+                wildcard=wildcard,
             )
             raise Invalid(what, field="sans" if place else "domain", name=name)
 
@@ -286,23 +292,28 @@ def _too_long(words: str, name: str) -> str:
 
 
 def _long_name(name: str) -> str:
-    return (
-        f"{shown(name)} is longer than the {MAX_LENGTH} characters that a host name may have."
-        " Shorten it."
+    return _(
+        "%(name)s is longer than the %(max_length)s characters that a host name may "
+        "have. Shorten it.",
+        name=shown(name),
+        max_length=MAX_LENGTH,
     )
 
 
 def _long_label(name: str) -> str:
-    return (
-        f"{shown(name)} has a label (the part between two dots) of more than {MAX_LABEL}"
-        " characters. Shorten it."
+    return _(
+        "%(name)s has a label (the part between two dots) of more than %(max_label)s "
+        "characters. Shorten it.",
+        name=shown(name),
+        max_label=MAX_LABEL,
     )
 
 
 def _no_host_name(name: str) -> str:
-    return (
-        f"{shown(name)} is not a host name. Write letters, digits and hyphens between dots, as in"
-        " www.example.com, without scheme, port or path."
+    return _(
+        "%(name)s is not a host name. Write letters, digits and hyphens between dots, as "
+        "in www.example.com, without scheme, port or path.",
+        name=shown(name),
     )
 
 

@@ -14,6 +14,8 @@ from accounts.models import User
 from authorities.errors import OF_A_LIMIT
 from authorities.models import PrivateCA
 from certctrl import clock
+from certctrl.sentences import joined
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from devices.models import Device
 from dnsproviders.models import DnsCredential, TxtRecord
@@ -49,18 +51,26 @@ def renewed(certificate: Certificate, version: CertificateVersion) -> None:
     if not certificate.current_id:
         return
     domain = certificate.domain
-    subject = f"{certificate.domain} was renewed"
-    nothing_else = "Machines that fetch it need nothing. Install it where that is done by hand."
+    subject = _("%(domain)s was renewed", domain=domain)
+    nothing_else = _("Machines that fetch it need nothing. Install it where that is done by hand.")
     if short := lifetime.why_short(version.chain_pem):
         private = version.account.is_private
-        nothing_else = f"{short} The next renewal cannot last longer. {lifetime.remedy(private)}"
+        nothing_else = _(
+            "%(short)s The next renewal cannot last longer. %(remedy)s",
+            short=short,
+            remedy=lifetime.remedy(private),
+        )
     if certificate.current and lifetime.gains_no_time(certificate.current, version.chain_pem):
-        subject += ", but not for longer"
-        nothing_else = f"It ends no later than the one before. {nothing_else}"
-    body = (
-        f"The certificate for {domain} was renewed; the new one is valid until"
-        f" {for_people(version.not_after)}.\n\n"
-        f"{nothing_else}"
+        subject = _("%(domain)s was renewed, but not for longer", domain=domain)
+        nothing_else = _(
+            "It ends no later than the one before. %(nothing_else)s", nothing_else=nothing_else
+        )
+    body = _(
+        "The certificate for %(domain)s was renewed; the new one is valid until "
+        "%(not_after)s.\n\n%(nothing_else)s",
+        domain=domain,
+        not_after=for_people(version.not_after),
+        nothing_else=nothing_else,
     )
     data = {
         "domain": domain,
@@ -117,17 +127,24 @@ def _renewal_failed(
         keys.append(f"renewal_failed:{issuance.pk}")
     domain = certificate.domain
     times = certificate.failures
-    body = (
-        f"The certificate for {domain} could not be renewed. {trouble.what}\n\n"
-        f"{_count(times)} {_validity(certificate)} {_next_try(certificate)}{_person(trouble)}"
+    body = _(
+        "The certificate for %(domain)s could not be renewed. %(what)s\n\n%(count)s "
+        "%(validity)s %(next_try)s",
+        domain=domain,
+        what=trouble.what,
+        count=_count(times),
+        validity=_validity(certificate),
+        next_try=_next_try(certificate),
     )
+    if trouble.permanent:
+        body = _("%(body)s It will fail again until this is fixed.", body=body)
     data = _facts(certificate, issuance_id=issuance.pk, failures=times, **_why(trouble))
     for key in keys:
         if raise_once(
             certificate.owner,
             Kind.RENEWAL_FAILED,
             key,
-            f"{domain} could not be renewed",
+            _("%(domain)s could not be renewed", domain=domain),
             body,
             data,
         ):
@@ -136,10 +153,11 @@ def _renewal_failed(
 
 def _never_issued(certificate: Certificate, issuance: Issuance, trouble: Trouble) -> None:
     domain = certificate.domain
-    body = (
-        f"There is no certificate for {domain}, and it is not retried automatically."
-        f" {trouble.what}\n\n"
-        "Fix this, then start another attempt (renew)."
+    body = _(
+        "There is no certificate for %(domain)s, and it is not retried automatically. "
+        "%(what)s\n\nFix this, then start another attempt (renew).",
+        domain=domain,
+        what=trouble.what,
     )
     data = _facts(
         certificate, issuance_id=issuance.pk, failures=certificate.failures, **_why(trouble)
@@ -149,37 +167,44 @@ def _never_issued(certificate: Certificate, issuance: Issuance, trouble: Trouble
         certificate.owner,
         Kind.ACTION_NEEDED,
         key,
-        f"{domain} has no certificate and needs a person",
+        _("%(domain)s has no certificate and needs a person", domain=domain),
         body,
         data,
     )
 
 
 def _count(times: int) -> str:
-    return "It failed for the first time." if times <= 1 else f"It failed {times} times in a row."
+    return (
+        _("It failed for the first time.")
+        if times <= 1
+        else _("It failed %(times)s times in a row.", times=times)
+    )
 
 
 def _validity(certificate: Certificate) -> str:
     if not certificate.expires_at:
         return ""
     if certificate.expires_at <= clock.now():
-        return f"The current one has been out of date since {for_people(certificate.expires_at)}."
-    return f"The current one is valid until {for_people(certificate.expires_at)}."
+        return _(
+            "The current one has been out of date since %(expires_at)s.",
+            expires_at=for_people(certificate.expires_at),
+        )
+    return _(
+        "The current one is valid until %(expires_at)s.",
+        expires_at=for_people(certificate.expires_at),
+    )
 
 
 def _next_try(certificate: Certificate) -> str:
     if Issuance.objects.open_of(certificate):
-        return "An attempt is under way."
+        return _("An attempt is under way.")
     if not certificate.renew_at or not certificate.auto_renew:
-        why = "No attempt is planned" if certificate.auto_renew else "Automatic renewal is off"
-        return f"{why}. Start one (renew)."
+        if certificate.auto_renew:
+            return _("No attempt is planned. Start one (renew).")
+        return _("Automatic renewal is off. Start one (renew).")
     if certificate.renew_at <= clock.now():
-        return "The next attempt is due."
-    return f"The next attempt is at {for_people(certificate.renew_at)}."
-
-
-def _person(trouble: Trouble) -> str:
-    return " It will fail again until this is fixed." if trouble.permanent else ""
+        return _("The next attempt is due.")
+    return _("The next attempt is at %(renew_at)s.", renew_at=for_people(certificate.renew_at))
 
 
 # --- versions that are not served ---
@@ -203,21 +228,30 @@ def not_served_at(probe: Probe, now: datetime) -> None:
     domain = certificate.domain
     served = probe.error_what
     if not served and probe.not_after:
-        served = (
-            f"It serves the certificate {probe.serial}, which is valid until"
-            f" {for_people(probe.not_after)}."
+        served = _(
+            "It serves the certificate %(serial)s, which is valid until %(not_after)s.",
+            serial=probe.serial,
+            not_after=for_people(probe.not_after),
         )
-    body = (
-        f"The current certificate for {domain} has the serial number {version.serial}."
-        f" {probe} does not serve it. {served}\n\n"
-        "Install the current certificate there, and reload the service. If the address is no"
-        " longer used, delete its probe."
+    body = _(
+        "The current certificate for %(domain)s has the serial number %(serial)s. "
+        "%(probe)s does not serve it. %(what)s\n\nInstall the current certificate "
+        "there, and reload the service. If the address is no longer used, delete its "
+        "probe.",
+        domain=domain,
+        serial=version.serial,
+        probe=probe,
+        what=served,
     )
     data = _facts(
         certificate, serial=version.serial, address=str(probe), sni=probe.sni, what=served
     )
     key = f"not_served:probe:{probe.pk}:{version.pk}"
-    subject = f"{probe} does not serve the current certificate for {domain}"
+    subject = _(
+        "%(probe)s does not serve the current certificate for %(domain)s",
+        probe=probe,
+        domain=domain,
+    )
     raise_once(certificate.owner, Kind.NOT_SERVED, key, subject, body, data)
 
 
@@ -236,17 +270,27 @@ def not_served_by(certificate: Certificate, deployments: Sequence[Deployment]) -
         {"device_id": row.device_id, "device": str(row.device), "what": _lag(row, version)}
         for row in late
     ]
-    named = [f"- {each['device']}: {each['what']}" for each in devices[:MOST_DEVICES]]
+    named: list[str] = [
+        _("- %(device)s: %(what)s", device=each["device"], what=each["what"])
+        for each in devices[:MOST_DEVICES]
+    ]
     more = len(devices) - MOST_DEVICES
-    listed = "\n".join([*named, f"- and {more} more devices"] if more > 0 else named)
-    body = (
-        f"The current certificate for {domain} has the serial number {version.serial}. These"
-        f" devices did not report in time that they serve it.\n\n{listed}\n\n"
-        f"{_held(certificate)}Look at the agent there. Its log has the details."
+    if more > 0:
+        named.append(_("- and %(more)s more devices", more=more))
+    body = _(
+        "The current certificate for %(domain)s has the serial number %(serial)s. These "
+        "devices did not report in time that they serve it.\n\n%(listed)s\n\n"
+        "%(held)sLook at the agent there. Its log has the details.",
+        domain=domain,
+        serial=version.serial,
+        listed=joined("\n", named),
+        held=_held(certificate),
     )
     data = _facts(certificate, serial=version.serial, devices=devices[:BATCH])
-    count = str(late[0].device) if len(late) == 1 else f"{len(late)} devices"
-    subject = f"The new certificate for {domain} is not served by {count}"
+    count = str(late[0].device) if len(late) == 1 else _("%(n)s devices", n=len(late))
+    subject = _(
+        "The new certificate for %(domain)s is not served by %(count)s", domain=domain, count=count
+    )
     key = f"not_served:{version.pk}:{late[0].pk}"
     raise_once(certificate.owner, Kind.NOT_SERVED, key, subject, body, data)
 
@@ -254,10 +298,19 @@ def not_served_by(certificate: Certificate, deployments: Sequence[Deployment]) -
 def _lag(row: Deployment, version: CertificateVersion) -> str:
     """Return how far the device has come with the version."""
     if row.installed_serial == version.serial and row.installed_at:
-        return f"it installed it at {for_people(row.installed_at)}, and has not served it since."
+        return _(
+            "it installed it at %(installed_at)s, and has not served it since.",
+            installed_at=for_people(row.installed_at),
+        )
     if row.fetched_serial == version.serial and row.fetched_at:
-        return f"it fetched it at {for_people(row.fetched_at)}, and reported nothing since."
-    return f"it has not fetched it. It was last seen at {for_people(row.device.last_seen_at)}."
+        return _(
+            "it fetched it at %(fetched_at)s, and reported nothing since.",
+            fetched_at=for_people(row.fetched_at),
+        )
+    return _(
+        "it has not fetched it. It was last seen at %(last_seen_at)s.",
+        last_seen_at=for_people(row.device.last_seen_at),
+    )
 
 
 def deployment_failed(certificate: Certificate, deployment: Deployment) -> None:
@@ -268,17 +321,26 @@ def deployment_failed(certificate: Certificate, deployment: Deployment) -> None:
     version = certificate.current
     assert version, "the report is about it"
     domain, device = certificate.domain, deployment.device
-    done = "rolled back to the files before"
+    done = _("rolled back to the files before")
     if deployment.failure != Deployment.Failure.ROLLED_BACK:
-        done = "could not install or serve it"
-    what = deployment.failure_what or "The agent gave no reason."
-    body = (
-        f"The device {device} got the certificate {version.serial} for {domain}, and {done}."
-        f" {what}\n\n{_held(certificate)}Fix this on the device. Its agent then tries again."
+        done = _("could not install or serve it")
+    what = deployment.failure_what or _("The agent gave no reason.")
+    body = _(
+        "The device %(device)s got the certificate %(serial)s for %(domain)s, and "
+        "%(done)s. %(what)s\n\n%(held)sFix this on the device. Its agent then tries "
+        "again.",
+        device=device,
+        serial=version.serial,
+        domain=domain,
+        done=done,
+        what=what,
+        held=_held(certificate),
     )
     reported = {"device_id": device.pk, "device": str(device), "state": deployment.failure}
     data = _facts(certificate, serial=version.serial, what=what, **reported)
-    subject = f"The new certificate for {domain} failed on {device}"
+    subject = _(
+        "The new certificate for %(domain)s failed on %(device)s", domain=domain, device=device
+    )
     key = f"not_served:failed:{version.pk}:{deployment.pk}"
     raise_once(certificate.owner, Kind.NOT_SERVED, key, subject, body, data)
 
@@ -291,9 +353,10 @@ def _held(certificate: Certificate) -> str:
     is_proved = certificate.deployments.filter(served_serial=serial).exists()
     if certificate.rollout != Certificate.Rollout.CANARY or not count or is_proved:
         return ""
-    return (
-        f"The rollout has stopped: {count} other devices keep the version before for now. Set"
-        " rollout to all if they should get it anyway. "
+    return _(
+        "The rollout has stopped: %(count)s other devices keep the version before for "
+        "now. Set rollout to all if they should get it anyway. ",
+        count=count,
     )
 
 
@@ -349,11 +412,15 @@ def expiring(certificate: Certificate, now: datetime) -> None:
         return
     domain = certificate.domain
     what = _last_failure(certificate)
-    last = f"The last attempt failed. {what} " if what else ""
-    body = (
-        f"The certificate for {domain} {'is' if version.not_after > now else 'was'} valid until"
-        f" {for_people(version.not_after)}, and there is no new one yet.\n\n"
-        f"{last}{_next_try(certificate)}"
+    last = _("The last attempt failed. %(what)s ", what=what) if what else ""
+    not_after = for_people(version.not_after)
+    body = _(
+        "The certificate for %(domain)s is valid until %(not_after)s, and there is no new one "
+        "yet.\n\n%(last)s%(next_try)s",
+        domain=domain,
+        not_after=not_after,
+        last=last,
+        next_try=_next_try(certificate),
     )
     facts = _facts(
         certificate,
@@ -362,9 +429,16 @@ def expiring(certificate: Certificate, now: datetime) -> None:
         expires_at=for_programs(version.not_after),
     )
     facts |= {"what": what} if what else {}
-    subject = f"{domain} expires in {_span(version.not_after - now)}"
+    subject = _(
+        "%(domain)s expires in %(span)s", domain=domain, span=_span(version.not_after - now)
+    )
     if version.not_after <= now:
-        subject = f"{domain} has expired"
+        subject = _("%(domain)s has expired", domain=domain)
+        body = _(
+            "The certificate for %(domain)s was valid until %(not_after)s, and there is no new "
+            "one yet.\n\n%(last)s%(next_try)s",
+            **body.parts,
+        )
     raise_once(
         certificate.owner, Kind.EXPIRING, f"expiring:{version.pk}:{days}", subject, body, facts
     )
@@ -373,8 +447,8 @@ def expiring(certificate: Certificate, now: datetime) -> None:
 def _span(left: timedelta) -> str:
     hours = round(left / timedelta(hours=1))
     if hours < 36:
-        return "an hour" if hours <= 1 else f"{hours} hours"
-    return f"{round(left / timedelta(days=1))} days"
+        return _("an hour") if hours <= 1 else _("%(n)s hours", n=hours)
+    return _("%(n)s days", n=round(left / timedelta(days=1)))
 
 
 def _last_failure(certificate: Certificate) -> str:
@@ -412,17 +486,24 @@ def ca_expiring(private_ca: PrivateCA, now: datetime) -> None:
     signed = Certificate.objects.filter(retired_at=None, account__private_ca=private_ca)
     count = signed.count()
     domains = signed.order_by("expires_at", "pk").values_list("domain", flat=True)[:NAMED]
-    used = (
-        f"Certificates in use with an account of it: {count}"
-        f" ({', '.join(domains)}{', …' * (count > NAMED)})."
-    )
-    body = (
-        f"The certificate of the private CA {name} {'was' if left <= timedelta(0) else 'is'} valid"
-        f" until {ends}. Its certificates end then at the latest. After that it signs nothing.\n\n"
-        f"{used if count else 'No certificate in use has an account of it.'}\n\n"
-        "Make a new private CA in time, and install its certificate where this one is"
-        " trusted. Then give the certificates an account of the new CA (acme_account_id)."
-        " They are issued again at once."
+    used = _("No certificate in use has an account of it.")
+    if count:
+        used = _(
+            "Certificates in use with an account of it: %(count)s (%(domains)s).",
+            count=count,
+            domains=", ".join(domains) + ", …" * (count > NAMED),
+        )
+    ending = {"name": name, "ends": ends}
+    valid = _("The certificate of the private CA %(name)s is valid until %(ends)s.", **ending)
+    if left <= timedelta(0):
+        valid = _("The certificate of the private CA %(name)s was valid until %(ends)s.", **ending)
+    body = _(
+        "%(valid)s Its certificates end then at the latest. After that it signs nothing."
+        "\n\n%(used)s\n\nMake a new private CA in time, and install its certificate where "
+        "this one is trusted. Then give the certificates an account of the new CA "
+        "(acme_account_id). They are issued again at once.",
+        valid=valid,
+        used=used,
     )
     data = {
         "ca_id": private_ca.pk,
@@ -431,9 +512,9 @@ def ca_expiring(private_ca: PrivateCA, now: datetime) -> None:
         "expires_at": for_programs(private_ca.not_after),
         "certificates": count,
     }
-    subject = f"The private CA {name} expires in {_span(left)}"
+    subject = _("The private CA %(name)s expires in %(span)s", name=name, span=_span(left))
     if left <= timedelta(0):
-        subject = f"The private CA {name} has expired"
+        subject = _("The private CA %(name)s has expired", name=name)
     raise_once(
         private_ca.owner,
         Kind.CA_EXPIRING,
@@ -452,12 +533,14 @@ def credential_refused(credential: DnsCredential, what: str) -> None:
 
     It is raised once a day (UTC) for each credential.
     """
-    body = (
-        f"The DNS provider {credential.provider} refused the credential {credential.name}."
-        f" {what}\n\n"
-        "Until this is fixed, no certificate with this credential is issued or renewed."
-        " Records of the last attempts may stay in their zones. Give the credential a"
-        " valid secret, then check it."
+    body = _(
+        "The DNS provider %(provider)s refused the credential %(name)s. %(what)s\n\n"
+        "Until this is fixed, no certificate with this credential is issued or renewed. "
+        "Records of the last attempts may stay in their zones. Give the credential a "
+        "valid secret, then check it.",
+        provider=credential.provider,
+        name=credential.name,
+        what=what,
     )
     data = {
         "dns_provider_id": credential.pk,
@@ -466,7 +549,7 @@ def credential_refused(credential: DnsCredential, what: str) -> None:
         "what": what,
     }
     key = f"credential_refused:{credential.pk}:{clock.now().astimezone(UTC):%Y-%m-%d}"
-    subject = f"The DNS credential {credential.name} was refused"
+    subject = _("The DNS credential %(name)s was refused", name=credential.name)
     raise_once(credential.owner, Kind.CREDENTIAL_REFUSED, key, subject, body, data)
 
 
@@ -477,11 +560,13 @@ def nobody_writes_the_service_zone() -> None:
     """
     zone = settings.SERVICE_ZONE
     wanted = settings.SERVICE_DNS_CREDENTIAL
-    body = (
-        f"SERVICE_DNS_CREDENTIAL is {wanted}, and no member of this server's staff has a DNS"
-        f" credential {wanted}.\n\n"
-        f"Until this is fixed, no certificate that relies on {zone} is issued or renewed."
-        " Set it to the id of a credential that can write the zone."
+    body = _(
+        "SERVICE_DNS_CREDENTIAL is %(wanted)s, and no member of this server's staff has "
+        "a DNS credential %(wanted)s.\n\nUntil this is fixed, no certificate that relies "
+        "on %(zone)s is issued or renewed. Set it to the id of a credential that can "
+        "write the zone.",
+        wanted=wanted,
+        zone=zone,
     )
     data = {"zone": zone, "dns_provider_id": wanted}
     key = f"service_zone:{clock.now().astimezone(UTC):%Y-%m-%d}"
@@ -490,7 +575,7 @@ def nobody_writes_the_service_zone() -> None:
             operator,
             Kind.ACTION_NEEDED,
             key,
-            f"The service zone {zone} cannot be written",
+            _("The service zone %(zone)s cannot be written", zone=zone),
             body,
             data,
         )
@@ -516,11 +601,15 @@ def left_behind(record_id: int) -> None:
     record = TxtRecord.objects.select_related("credential__owner").get(pk=record_id)
     credential = record.credential
     assert record.intent_at, "it was meant to be written"
-    body = (
-        f"The TXT record {record.name} with the value {record.value} is no longer needed,"
-        f" and could not be removed through the DNS credential {credential.name}."
-        f" {record.left_behind}\n\n"
-        "It is retried once a day. You may remove the record by hand. It does no harm."
+    body = _(
+        "The TXT record %(name)s with the value %(value)s is no longer needed, and could "
+        "not be removed through the DNS credential %(credential_name)s. "
+        "%(what)s\n\nIt is retried once a day. You may remove the record by hand. "
+        "It does no harm.",
+        name=record.name,
+        value=record.value,
+        credential_name=credential.name,
+        what=record.left_behind,
     )
     data = {
         "dns_provider_id": credential.pk,
@@ -530,7 +619,7 @@ def left_behind(record_id: int) -> None:
         "what": record.left_behind,
     }
     key = f"left_behind:{record.pk}:{for_programs(record.intent_at)}"
-    subject = f"The TXT record {record.name} was left behind"
+    subject = _("The TXT record %(name)s was left behind", name=record.name)
     raise_once(credential.owner, Kind.RECORD_LEFT_BEHIND, key, subject, body, data)
 
 

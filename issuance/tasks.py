@@ -4,14 +4,16 @@ A task carries one id. The row says what is to be done, so a message that is los
 changes nothing.
 """
 
+import threading
 from collections.abc import Iterable
 from typing import Any
 
 from celery import Task, shared_task
 from django.conf import settings
 
-from certctrl import lanes
+from certctrl import board, clock, lanes
 from certctrl.dispatch import BEGUN, FIRST, send, under_own_turn
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, stopping
 from issuance import notify, probes, workflow
 from issuance.challenges import txtrecords
@@ -19,6 +21,21 @@ from issuance.models import Issuance
 from issuance.renewal import ari
 
 MOST_LOOKS = 20  # batches of one message
+
+
+class Going:
+    """The look of this process that goes on. `since` is when its batch began."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.since = 0.0
+
+    @property
+    def is_late(self) -> bool:
+        return clock.monotonic() - self.since > board.SLOW
+
+
+_going = Going()
 
 
 def step_task(step: workflow.Step) -> "Task[Any, Any]":
@@ -55,7 +72,7 @@ def serve(step: workflow.Step, issuance_id: int) -> workflow.Step | None:
     return later
 
 
-LOOKS = lanes.Lane("looks", "the name servers")
+LOOKS = lanes.Lane("looks", _("the name servers"))
 STEP_TASKS = {step.name: step_task(step) for step in workflow.STEPS}
 
 
@@ -93,21 +110,31 @@ def _links(issuance_id: int, state: str, priority: int) -> list[dict[str, Any]]:
 
 @shared_task(name="issuance.look")
 def look() -> None:
-    """Look for batches of attempts. Send on those whose records every server shows.
+    """Look for a batch of attempts. Send on those whose records every server shows.
 
-    While more are due, the next batch follows at once. Looks that last long leave threads for
-    others. The sweep then sends this one again.
+    While more are due, one look of this process goes on with the next batch at once. More of them
+    would not be faster, because a look needs a core. When its batch takes long, because servers are
+    silent, others look at one batch each.
     """
-    for _ in range(MOST_LOOKS):
-        try:
-            with lanes.enter(LOOKS):
-                shown = workflow.look()
-        except lanes.Full:
-            return Issuance.objects.put_looks_back()
-        start_all(shown)
-        if stopping.is_set() or not Issuance.objects.needs_look().exists():
-            return None
-    return None
+    goes_on = _going.lock.acquire(blocking=False)
+    if not goes_on and not _going.is_late:
+        return Issuance.objects.put_looks_back()
+    try:
+        for _look in range(MOST_LOOKS if goes_on else 1):
+            if goes_on:
+                _going.since = clock.monotonic()
+            try:
+                with lanes.enter(LOOKS):
+                    shown = workflow.look()
+            except lanes.Full:
+                return Issuance.objects.put_looks_back()
+            start_all(shown)
+            if stopping.is_set() or not Issuance.objects.needs_look().exists():
+                return None
+        return None
+    finally:
+        if goes_on:
+            _going.lock.release()
 
 
 def start_all(issuance_ids: Iterable[int]) -> None:

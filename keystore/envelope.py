@@ -21,6 +21,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from accounts import audit
 from accounts.models import AuditEvent, User
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, insert, select
 from certctrl.turns import Trouble
 from keystore import masterkeys
@@ -39,7 +40,9 @@ class CannotOpen(Trouble):
 
     def __init__(self, envelope: Envelope, why: str, permanent: bool = False) -> None:
         super().__init__(
-            "cannot_open", f"The secret ({envelope}) cannot be opened. {why}", permanent
+            "cannot_open",
+            _("The secret (%(envelope)s) cannot be opened. %(why)s", envelope=envelope, why=why),
+            permanent,
         )
 
     @property
@@ -149,7 +152,7 @@ def _content(envelope: Envelope, data_key: bytes) -> bytes:
         )
     except (InvalidTag, ValueError):
         raise CannotOpen(
-            envelope, "Its content was altered. Restore it from a backup.", permanent=True
+            envelope, _("Its content was altered. Restore it from a backup."), permanent=True
         ) from None
 
 
@@ -334,7 +337,7 @@ def _master_wrap(envelope: Envelope) -> KeyWrap:
     for wrap in _master_wraps(envelope):
         return wrap
     raise CannotOpen(
-        envelope, "It is wrapped for devices only. Open it on one of them.", permanent=True
+        envelope, _("It is wrapped for devices only. Open it on one of them."), permanent=True
     )
 
 

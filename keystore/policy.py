@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from certctrl.errors import Conflict
+from certctrl.sentences import sentence as _
 from keystore.models import Envelope, RecipientKey
 from keystore.recipients import DeviceKey, MasterKey, Recipient
 
@@ -28,8 +29,10 @@ def recipients_for(policy: str, public_keys: Iterable[RecipientKey]) -> list[Rec
         case Policy.DEVICE_REQUIRED if devices:
             return devices
     raise Conflict(
-        "With DEVICE_REQUIRED only devices can open the key, but none is assigned. Assign a "
-        "device first."
+        _(
+            "With DEVICE_REQUIRED only devices can open the key, but none is assigned. "
+            "Assign a device first."
+        )
     )
 
 

@@ -13,6 +13,7 @@ from accounts import audit
 from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Invalid
+from certctrl.sentences import sentence as _
 from keystore import masterkeys
 from keystore.masterkeys import WrappingKey
 from keystore.models import Envelope, KeyWrap, RecipientKey
@@ -66,7 +67,7 @@ class DeviceKey:
             sealed = SealedBox(PublicKey(bytes(self.recipient_key.public_key))).encrypt(data_key)
         except CryptoError:  # with a point of low order, everybody could open the box
             raise Invalid(
-                "A device's public key cannot be used. Enrol the device again with a new key."
+                _("A device's public key cannot be used. Enrol the device again with a new key.")
             ) from None
         return KeyWrap(envelope=envelope, recipient_key=self.recipient_key, wrapped_dek=sealed)
 
@@ -108,15 +109,21 @@ def refuse_weak(public_key: bytes) -> None:
     """
     if len(public_key) != PublicKey.SIZE:
         raise Invalid(
-            f"dev_pk has {len(public_key)} bytes. Send an X25519 public key, which has "
-            f"{PublicKey.SIZE} bytes, as base64.",
+            _(
+                "dev_pk has %(count)s bytes. Send an X25519 public key, which has %(size)s "
+                "bytes, as base64.",
+                count=len(public_key),
+                size=PublicKey.SIZE,
+            ),
             field="dev_pk",
         )
     try:
         Box(PrivateKey(b"\1" * PrivateKey.SIZE), PublicKey(public_key))
     except CryptoError:
         raise Invalid(
-            "dev_pk is a point of low order, so everybody could open what is sealed for it. "
-            "Make a new key pair.",
+            _(
+                "dev_pk is a point of low order, so everybody could open what is sealed for "
+                "it. Make a new key pair."
+            ),
             field="dev_pk",
         ) from None

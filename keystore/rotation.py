@@ -9,6 +9,7 @@ Data keys move to a key in an HSM or a service, and back, in the same way.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from django.db import connection, models, transaction
@@ -29,6 +30,32 @@ class Rewrapped:
 
     moved: int = 0
     stuck: dict[int, str] = field(default_factory=dict)
+
+
+def start(actor: str) -> str:
+    """Make a new master key in the file, and return the id of the key that wraps now.
+
+    Without a file, none is made. The data keys are not wrapped again yet (`finish`). Raise
+    MasterKeyProblem, for example while another process rotates.
+    """
+    file = masterkeys.file_keys()
+    if not file:
+        return masterkeys.current().id
+    with file.locked() as intent:
+        return begin(file, intent, actor)
+
+
+def finish(actor: str) -> Rewrapped:
+    """Wrap every data key with the current master key. The rotation is over when none is stuck.
+
+    Raise MasterKeyProblem, for example while another process rotates.
+    """
+    file = masterkeys.file_keys()
+    with file.locked() if file else nullcontext() as intent:
+        outcome = rewrap_all(actor)
+        if intent and not outcome.stuck:
+            intent.write("")
+    return outcome
 
 
 def begin(file: FileKeys, intent: Intent, actor: str) -> str:

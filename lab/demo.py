@@ -6,6 +6,7 @@ Three calls get a certificate from the lab's CA.
 import json
 import shlex
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,11 @@ class Api:
     def log_in(self, email: str, password: str) -> None:
         body = {"action": "login", "email": email, "password": password}
         self.user_id = self._call("POST", "/auth/general", body)["user"]["id"]
+
+    def log_out(self) -> None:
+        """End the session, so that it is not among those of the administrator."""
+        with suppress(requests.RequestException):
+            self.session.post(f"{self.address}/auth/logout", timeout=TIMEOUT)
 
     def get(self, path: str) -> Any:
         return self._call("GET", f"/apiv1/users/{self.user_id}/{path}")

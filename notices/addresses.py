@@ -19,6 +19,7 @@ from accounts import audit
 from accounts.models import User
 from certctrl import clock
 from certctrl.errors import Conflict, Invalid, RateLimited
+from certctrl.sentences import sentence as _
 from certctrl.turns import A_DAY
 from notices import raising
 from notices.models import Notice, NoticeSettings
@@ -57,9 +58,11 @@ def send_code(owner: User) -> NoticeSettings:
     with transaction.atomic():
         wanted = _locked(owner)
         if not wanted.unconfirmed:
-            raise Conflict("There is no address to confirm. Give one with PUT …/notice-settings.")
+            raise Conflict(
+                _("There is no address to confirm. Give one with PUT …/notice-settings.")
+            )
         if not settings.MAIL_IS_SET_UP:
-            raise Conflict("This server sends no mails. The operator must set EMAIL_HOST first.")
+            raise Conflict(_("This server sends no mails. The operator must set EMAIL_HOST first."))
         _mail_code(wanted)
         audit.note(owner, "notices.code_sent", f"user:{owner.pk}", email=wanted.unconfirmed)
     return wanted
@@ -111,24 +114,33 @@ def note_of(wanted: NoticeSettings) -> str:
     address = wanted.unconfirmed
     limit = settings.MAILS_A_DAY
     if not address:
-        told = (
-            f"This server mails at most {limit} notices a day to each owner. Further notices "
-            "go into the digest."
+        told = _(
+            "This server mails at most %(limit)s notices a day to each owner. Further "
+            "notices go into the digest.",
+            limit=limit,
         )
         return told if wanted.digest_over > limit else ""
     meanwhile = (
-        f"notices go to {wanted.mails_go_to}" if wanted.mails_go_to else "no notices are mailed"
+        _("notices go to %(address)s", address=wanted.mails_go_to)
+        if wanted.mails_go_to
+        else _("no notices are mailed")
     )
     if not settings.MAIL_IS_SET_UP:
-        return f"{address} is not confirmed, because this server sends no mails."
-    if not code_ends_at(wanted):
-        return (
-            f"{address} is not confirmed, and {meanwhile}. "
-            "POST …/notice-settings/code mails a code to it."
+        return _(
+            "%(address)s is not confirmed, because this server sends no mails.", address=address
         )
-    return (
-        f"A code was mailed to {address}. Until it is confirmed with POST "
-        f"…/notice-settings/confirm, {meanwhile}."
+    if not code_ends_at(wanted):
+        return _(
+            "%(address)s is not confirmed, and %(meanwhile)s. POST "
+            "…/notice-settings/code mails a code to it.",
+            address=address,
+            meanwhile=meanwhile,
+        )
+    return _(
+        "A code was mailed to %(address)s. Until it is confirmed with POST "
+        "…/notice-settings/confirm, %(meanwhile)s.",
+        address=address,
+        meanwhile=meanwhile,
     )
 
 
@@ -143,18 +155,32 @@ def _locked(owner: User) -> NoticeSettings:
 
 def _refusal(wanted: NoticeSettings, code: str) -> Exception | None:
     if not wanted.unconfirmed:
-        return Conflict("There is no address to confirm. Give one with PUT …/notice-settings.")
-    another = "POST …/notice-settings/code mails a new code."
+        return Conflict(_("There is no address to confirm. Give one with PUT …/notice-settings."))
+    another = _("POST …/notice-settings/code mails a new code.")
     if not code_ends_at(wanted):
-        return Invalid(f"There is no valid code for {wanted.unconfirmed}. {another}", field="code")
+        return Invalid(
+            _(
+                "There is no valid code for %(unconfirmed)s. %(another)s",
+                unconfirmed=wanted.unconfirmed,
+                another=another,
+            ),
+            field="code",
+        )
     if wanted.code_tries >= TRIES:
-        return Invalid(f"{TRIES} wrong codes were given. {another}", field="code")
+        return Invalid(
+            _("%(tries)s wrong codes were given. %(another)s", tries=TRIES, another=another),
+            field="code",
+        )
     wanted.code_tries += 1
     if hmac.compare_digest(code_of(wanted).encode(), "".join(code.split()).encode()):
         return None
     left = TRIES - wanted.code_tries
-    tries = f"You have {left} more tries." if left else f"{TRIES} wrong codes were given. {another}"
-    return Invalid(f"The code is wrong. {tries}", field="code")
+    tries = (
+        _("You have %(left)s more tries.", left=left)
+        if left
+        else _("%(tries)s wrong codes were given. %(another)s", tries=TRIES, another=another)
+    )
+    return Invalid(_("The code is wrong. %(tries)s", tries=tries), field="code")
 
 
 def _mail_code(wanted: NoticeSettings) -> None:
@@ -167,9 +193,11 @@ def _mail_code(wanted: NoticeSettings) -> None:
         sent = list(counted.values_list("raised_at", flat=True)[:CODES_A_DAY])
         if len(sent) == CODES_A_DAY:
             pause = max(1, int((sent[-1] + A_DAY - now).total_seconds()))
-            what = (
-                f"{CODES_A_DAY} codes were mailed within a day. The next one is possible in "
-                f"{pause} seconds."
+            what = _(
+                "%(codes_a_day)s codes were mailed within a day. The next one is "
+                "possible in %(pause)s seconds.",
+                codes_a_day=CODES_A_DAY,
+                pause=pause,
             )
             raise RateLimited(what, retry_after=pause)
     wanted.code_seed = secrets.token_hex(16)

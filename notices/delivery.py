@@ -15,9 +15,10 @@ from accounts import audit
 from certctrl import clock, lanes
 from certctrl.errors import Conflict
 from certctrl.lanes import Lane
+from certctrl.sentences import sentence as _
 from certctrl.turns import LostTurn, Trouble, Wait
 from notices import digest, mail, posting
-from notices.models import Delivery
+from notices.models import Delivery, Notice
 
 logger = structlog.get_logger()
 
@@ -25,7 +26,7 @@ logger = structlog.get_logger()
 # A delivery that fails once more is given up.
 RETRIES = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 
-MAIL = Lane("mail", "the mail server")
+MAIL = Lane("mail", _("the mail server"))
 
 
 def deliver(delivery_id: int) -> None:
@@ -45,7 +46,7 @@ def deliver(delivery_id: int) -> None:
             logger.exception("notice.failed", delivery=delivery.pk)
             _try_again(
                 delivery,
-                Trouble("internal", "Internal error; the server log has the details."),
+                Trouble("internal", _("Internal error; the server log has the details.")),
             )
         else:
             if was_sent:
@@ -59,9 +60,24 @@ def send_again(delivery: Delivery) -> None:
     given_up = Delivery.objects.filter(pk=delivery.pk, given_up_at__isnull=False, digest=None)
     anew = {"given_up_at": None, "stumbles": 0, "wake_at": clock.now(), "queued_at": None}
     if not given_up.update(**anew):
-        raise Conflict("Only a delivery that was given up is sent again. A digest is sent whole.")
+        raise Conflict(
+            _("Only a delivery that was given up is sent again. A digest is sent whole.")
+        )
     delivery.held.update(given_up_at=None)
     audit.note_row(delivery, "delivery.sent_again")
+
+
+def send_notice_again(notice: Notice) -> None:
+    """Try the deliveries of a notice that were given up once more.
+
+    Raise Conflict if none was given up.
+    """
+    given_up = notice.deliveries.filter(given_up_at__isnull=False, digest=None)
+    rows = list(given_up.select_related("owner"))
+    if not rows:
+        raise Conflict(_("No delivery of the notice %(pk)s was given up.", pk=notice.pk))
+    for row in rows:
+        send_again(row)
 
 
 def _send(delivery: Delivery) -> bool:
@@ -82,7 +98,7 @@ def lane_of(channel: str, host: str | None) -> Lane:
     """Return the lane of a delivery: the mail server, or the host of its webhook."""
     if channel == Delivery.Channel.EMAIL:
         return MAIL
-    return Lane(f"hook:{host}", f"the webhook at {host}")
+    return Lane(f"hook:{host}", _("the webhook at %(host)s", host=host), ends_early=True)
 
 
 def _try_again(delivery: Delivery, trouble: Trouble) -> None:

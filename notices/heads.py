@@ -7,6 +7,7 @@ from django.conf import settings
 
 from accounts.models import User
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from keystore import heads
 from notices.models import Notice
 from notices.raising import raise_once
@@ -33,11 +34,16 @@ def _raise(owner: User, key: str) -> None:
     head = heads.sign()
     if head is None:
         return
-    subject = f"Head of the audit log: event {head['place']}, {head['hash']}"
-    body = (
-        f"The audit log of certctrl had {head['place']} events at {head['at']}. Keep this notice "
-        "where the operator of the server cannot change it.\n\nTo see whether the log still has "
-        "the same events, save this notice as a file and run: manage.py audit verify --head FILE"
-        f"\n\n{json.dumps(head)}"
+    subject = _(
+        "Head of the audit log: event %(place)s, %(hash)s", place=head["place"], hash=head["hash"]
+    )
+    body = _(
+        "The audit log of certctrl had %(place)s events at %(at)s. Keep this notice "
+        "where the operator of the server cannot change it.\n\nTo see whether the log "
+        "still has the same events, save this notice as a file and run: manage.py audit "
+        "verify --head FILE\n\n%(head)s",
+        place=head["place"],
+        at=head["at"],
+        head=json.dumps(head),
     )
     raise_once(owner, Notice.Kind.AUDIT_HEAD, key, subject, body, {"head": head})

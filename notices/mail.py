@@ -16,8 +16,11 @@ from anymail.exceptions import AnymailConfigurationError, AnymailError
 from django.conf import settings
 from django.core import mail
 from django.core.mail import EmailMessage
+from django.utils import translation
 
 from certctrl import clock, outgoing
+from certctrl.sentences import part_of
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from notices import addresses, moments, smtp
 from notices.models import Delivery, Notice, NoticeSettings, settings_of
@@ -26,16 +29,14 @@ logger = structlog.get_logger()
 
 LISTED = 200  # notices listed in a digest, one line each
 QUOTED = 400  # characters of a quotation
-SAID = "The CA, the DNS provider or this server said:"
+SAID = _("The CA, the DNS provider or this server said:")
 LINKS = (
     (re.compile(r"://"), "[:]//"),
     (re.compile(r"\b(www|mailto|tel)([.:])", re.IGNORECASE), r"\1[\2]"),
     (re.compile(r"(\S)@(\S)"), r"\1[at]\2"),
     (re.compile(r"(\w\.\w[\w-]*)([/?#])"), r"\1[\2]"),
 )
-FOOTER = (
-    "\n\n-- \ncertctrl. Your notice settings say which notices are sent, and to which address.\n"
-)
+FOOTER = _("certctrl. Your notice settings say which notices are sent, and to which address.")
 
 
 def send(delivery: Delivery) -> None:
@@ -67,8 +68,16 @@ def hand_over(message: EmailMessage) -> None:
 
 
 def message_of(delivery: Delivery) -> EmailMessage:
-    """Return the mail of a delivery. Its Message-ID is the same at each try."""
+    """Return the mail of a delivery, in the owner's language.
+
+    Its Message-ID is the same at each try.
+    """
     wanted = settings_of(delivery.owner_id)
+    with translation.override(wanted.owner.language):
+        return _message_of(delivery, wanted)
+
+
+def _message_of(delivery: Delivery, wanted: NoticeSettings) -> EmailMessage:
     notice = delivery.notice
     if notice and notice.kind == Notice.Kind.CONFIRM_ADDRESS:
         to = notice.data["email"]
@@ -76,7 +85,7 @@ def message_of(delivery: Delivery) -> EmailMessage:
     else:
         to = _address(wanted)
         subject, body = _digest(delivery) if notice is None else (notice.subject, quoting(notice))
-    return message(delivery.uuid, subject, body + FOOTER, to)
+    return message(delivery.uuid, str(subject), f"{body}\n\n-- \n{FOOTER}\n", to)
 
 
 def message(uuid: UUID, subject: str, body: str, to: str) -> EmailMessage:
@@ -90,13 +99,14 @@ def _address(wanted: NoticeSettings) -> str:
     if not (settings.MAIL_IS_SET_UP and wanted.email_on):
         raise Trouble(
             "mail_off",
-            "Mails are turned off. Turn them on in your notice settings.",
+            _("Mails are turned off. Turn them on in your notice settings."),
             permanent=True,
         )
     if not wanted.mails_go_to:
-        what = (
-            f"{wanted.unconfirmed} is not confirmed. Confirm it, or give another address in "
-            "your notice settings."
+        what = _(
+            "%(email)s is not confirmed. Confirm it, or give another address in your notice "
+            "settings.",
+            email=wanted.unconfirmed,
         )
         raise Trouble("mail_off", what, permanent=True)
     return wanted.mails_go_to
@@ -115,30 +125,34 @@ def _code(wanted: NoticeSettings, notice: Notice) -> tuple[str, str]:
     ):
         raise Trouble(
             "mail_off",
-            "The code has expired, or a later address or code replaced it. Ask for a new code.",
+            _("The code has expired, or a later address or code replaced it. Ask for a new code."),
             permanent=True,
         )
-    body = (
-        f"{wanted.owner.email} wants to receive notices of certctrl, a server for "
-        "certificates, at this address.\n\nIf that is right, confirm it with this code: "
-        f"{addresses.code_of(wanted)}\n\nThe code is valid until {moments.for_people(ends_at)}. "
-        "If you did not expect this mail, ignore it. Then no notices are sent here."
+    body = _(
+        "%(email)s wants to receive notices of certctrl, a server for certificates, at this "
+        "address.\n\nIf that is right, confirm it with this code: %(code)s\n\nThe code is valid "
+        "until %(ends_at)s. If you did not expect this mail, ignore it. Then no notices are sent "
+        "here.",
+        email=wanted.owner.email,
+        code=addresses.code_of(wanted),
+        ends_at=moments.for_people(ends_at),
     )
-    return "A code for notices of certctrl", body
+    return _("A code for notices of certctrl"), body
 
 
 def quoting(notice: Notice) -> str:
     """Return the notice's text. The words of a CA or a provider become a quotation.
 
-    The quotation has no links and at most `QUOTED` characters.
+    They are the part `what` of the body. The quotation has no links and at most `QUOTED`
+    characters.
     """
-    what = notice.data.get("what")
-    if not isinstance(what, str) or not what or what not in notice.body:
-        return notice.body
+    body, what = str(notice.body), part_of(notice.body, "what")
+    if not what or what not in body:
+        return body
     words = plain(" ".join(what.split()))
     words = words if len(words) <= QUOTED else words[: QUOTED - 1] + "\N{HORIZONTAL ELLIPSIS}"
     lines = "\n".join(f"> {line}" for line in textwrap.wrap(words, 76, break_long_words=False))
-    before, _, after = notice.body.partition(what)
+    before, _what, after = body.partition(what)
     return f"{before.rstrip()} {SAID}\n\n{lines}\n\n{after.lstrip()}"
 
 
@@ -157,11 +171,17 @@ def _digest(delivery: Delivery) -> tuple[str, str]:
     count = held.count()
     lines = [f"{moments.for_people(each.raised_at)}  {each.subject}" for each in held[:LISTED]]
     if count > LISTED:
-        lines.append(f"... and {count - LISTED} more. All are in the list of notices in the API.")
-    begin = (
-        "More notices came in a day than your settings allow as single mails. The others are:\n\n"
+        more = count - LISTED
+        lines.append(
+            _("... and %(more)s more. All are in the list of notices in the API.", more=more)
+        )
+    begin = _(
+        "More notices came in a day than your settings allow as single mails. The others are:"
     )
-    return f"{count} notice{'' if count == 1 else 's'} of certctrl", begin + "\n".join(lines)
+    subject = _("1 notice of certctrl")
+    if count != 1:
+        subject = _("%(count)s notices of certctrl", count=count)
+    return subject, f"{begin}\n\n" + "\n".join(map(str, lines))
 
 
 def _connection() -> Any:
@@ -186,15 +206,22 @@ def _close(connection: Any) -> None:
 
 def _trouble(exc: Exception) -> Trouble:
     if isinstance(exc, AnymailConfigurationError | ImportError):
-        what = "The settings of the mail service are incomplete or wrong."
-        return Trouble("mail_failed", f"{what} The operator must check EMAIL_BACKEND and ANYMAIL.")
-    if isinstance(exc.__cause__, requests.RequestException):
-        return Trouble(
-            "mail_unreachable", f"The mail service could not be reached. {exc.__cause__}"
+        what = _(
+            "The settings of the mail service are incomplete or wrong. The operator must check "
+            "EMAIL_BACKEND and ANYMAIL."
         )
+        return Trouble("mail_failed", what)
+    if isinstance(exc.__cause__, requests.RequestException):
+        what = _("The mail service could not be reached. %(why)s", why=exc.__cause__)
+        return Trouble("mail_unreachable", what)
     if isinstance(exc, AnymailError):
         status = getattr(exc, "status_code", None)
-        operators = " The operator must check ANYMAIL." if status in (401, 403) else ""
-        what = f"The mail service refused the mail ({status or type(exc).__name__})."
-        return Trouble("mail_failed", f"{what}{operators}")
+        why = status or type(exc).__name__
+        what = _("The mail service refused the mail (%(why)s).", why=why)
+        if status in (401, 403):
+            what = _(
+                "The mail service refused the mail (%(why)s). The operator must check ANYMAIL.",
+                why=why,
+            )
+        return Trouble("mail_failed", what)
     return smtp.trouble_of(exc)

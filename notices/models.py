@@ -8,6 +8,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.functional import cached_property
 
+from certctrl.sentences import SentenceField
 from certctrl.turns import Turns, TurnsQuerySet
 from keystore import envelope
 from keystore.models import Envelope
@@ -46,8 +47,8 @@ class Notice(models.Model):
         settings.AUTH_USER_MODEL, models.CASCADE, related_name="notices", db_index=False
     )
     kind = models.CharField(max_length=20, choices=Kind)
-    subject = models.CharField(max_length=320)
-    body = models.TextField(help_text="plain text for people")
+    subject = SentenceField()
+    body = SentenceField(help_text="plain text for people")
     data = models.JSONField(default=dict, help_text="the same facts, for programs")
     dedupe_key = models.CharField(max_length=200, editable=False)
     raised_at = models.DateTimeField()
@@ -85,7 +86,7 @@ class Webhook(models.Model):
     kinds = models.JSONField(default=list, blank=True, help_text="kinds of notices; empty for all")
     disabled_at = models.DateTimeField(null=True, blank=True)
     retired_at = models.DateTimeField(null=True, blank=True)
-    last_error = models.TextField(blank=True)
+    last_error = SentenceField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -209,7 +210,7 @@ class Delivery(Turns):
     )
     sent_at = models.DateTimeField(null=True, blank=True)
     given_up_at = models.DateTimeField(null=True, blank=True)
-    error_what = models.TextField(blank=True, help_text="why the last try failed")
+    error_what = SentenceField(blank=True, help_text="why the last try failed")
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = TurnsQuerySet["Delivery"].as_manager()

@@ -7,6 +7,7 @@ import standardwebhooks
 from django.views.decorators.debug import sensitive_variables
 
 from certctrl import clock, outgoing
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from keystore import envelope
 from notices import moments
@@ -37,7 +38,7 @@ def post(delivery: Delivery) -> None:
     webhook = delivery.webhook
     assert webhook
     if webhook.retired_at or webhook.disabled_at:
-        raise Trouble("webhook_disabled", "The webhook was disabled or deleted.", permanent=True)
+        raise Trouble("webhook_disabled", _("The webhook was disabled or deleted."), permanent=True)
     body = payload(delivery)
     try:
         with outgoing.named_by_tenant(not delivery.owner.is_staff):
@@ -84,13 +85,20 @@ def signed(delivery: Delivery, webhook: Webhook, body: bytes) -> dict[str, str]:
 
 
 def _refused(webhook: Webhook, response: requests.Response) -> Trouble:
-    what = f"{webhook.host} answered {response.status_code}"
+    what = _(
+        "%(host)s answered %(status_code)s", host=webhook.host, status_code=response.status_code
+    )
     if response.status_code == GONE:
-        what = f"{what}, so it wants no more notices. The webhook is disabled. Change or delete it."
+        what = _(
+            "%(what)s, so it wants no more notices. The webhook is disabled. Change or delete it.",
+            what=what,
+        )
         return Trouble("webhook_gone", what, permanent=True)
     if 300 <= response.status_code < 400:
-        what = f"{what}. Redirects are not followed. Give the final address"
-    return Trouble("webhook_refused", f"{what}.", retry_after=outgoing.wait_of(response))
+        what = _("%(what)s. Redirects are not followed. Give the final address.", what=what)
+    else:
+        what = _("%(what)s.", what=what)
+    return Trouble("webhook_refused", what, retry_after=outgoing.wait_of(response))
 
 
 def _noted(webhook: Webhook, trouble: Trouble) -> Trouble:

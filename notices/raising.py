@@ -13,6 +13,8 @@ from django.db import transaction
 
 from accounts.models import User
 from certctrl import clock
+from certctrl.sentences import sentence as _
+from certctrl.sentences import with_parts
 from notices.models import Delivery, Notice, active_webhooks, settings_of
 
 Kind = Notice.Kind
@@ -39,8 +41,8 @@ def raise_once(
 def raise_test(owner: User) -> Notice:
     """Write a test notice for the owner's mail address and every webhook. Muting has no effect."""
     key = f"test:{secrets.token_hex(8)}"
-    body = "This is the test that you requested. Notices about your certificates arrive here."
-    notice = _raise(owner, Kind.TEST, key, "A test of your notices", body, None)
+    body = _("This is the test that you requested. Notices about your certificates arrive here.")
+    notice = _raise(owner, Kind.TEST, key, _("A test of your notices"), body, None)
     assert notice, "the key is random"
     return notice
 
@@ -48,8 +50,18 @@ def raise_test(owner: User) -> Notice:
 def raise_code(owner: User, email: str) -> Notice:
     """Write a notice that mails a code to `email`. It is not posted to webhooks."""
     key = f"confirm_address:{secrets.token_hex(8)}"
-    body = f"A code was mailed to {email}. Confirm the address with it to receive notices there."
-    notice = _raise(owner, Kind.CONFIRM_ADDRESS, key, f"Confirm {email}", body, {"email": email})
+    body = _(
+        "A code was mailed to %(email)s. Confirm the address with it to receive notices there.",
+        email=email,
+    )
+    notice = _raise(
+        owner,
+        Kind.CONFIRM_ADDRESS,
+        key,
+        _("Confirm %(email)s", email=email),
+        body,
+        {"email": email},
+    )
     assert notice, "the key is random"
     return notice
 
@@ -75,7 +87,8 @@ def _raise(
 
 def one_line(text: str) -> str:
     """Return `text` in a form for a header: without line breaks, at most 300 characters."""
-    return " ".join(text.split())[:300]
+    line = with_parts(text, lambda part: " ".join(part.split()))
+    return line if len(line) <= 300 else line[:300]
 
 
 def _deliveries(notice: Notice) -> list[Delivery]:

@@ -12,12 +12,13 @@ from django.conf import settings
 from django.core.mail.backends import smtp
 
 from certctrl.log import mask
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 
-LOG_IN = "The operator must check EMAIL_HOST_USER and EMAIL_HOST_PASSWORD."
-START_TLS = (
-    "The operator must check EMAIL_USE_TLS (STARTTLS, port 587), "
-    "EMAIL_USE_SSL (port 465) and EMAIL_PORT."
+LOG_IN = _("The operator must check EMAIL_HOST_USER and EMAIL_HOST_PASSWORD.")
+START_TLS = _(
+    "The operator must check EMAIL_USE_TLS (STARTTLS, port 587), EMAIL_USE_SSL (port "
+    "465) and EMAIL_PORT."
 )
 ADDRESS = re.compile(r"<[^>]*>|\S+@\S+")
 # Servers often refuse the recipient because of an earlier step (Postfix: smtpd_delay_reject).
@@ -92,12 +93,16 @@ def trouble_of(exc: Exception) -> Trouble:
     if isinstance(exc, smtplib.SMTPRecipientsRefused):
         code, words = next(iter(exc.recipients.values()))
         return _earlier(code, words) or _said(
-            "mail_address_refused", "refused the address", code, words
+            "mail_address_refused", _("refused the address"), code, words
         )
     if isinstance(exc, smtplib.SMTPAuthenticationError):
         return Trouble(
             "mail_login_refused",
-            f"The mail server refused the login ({exc.smtp_code}). {LOG_IN}",
+            _(
+                "The mail server refused the login (%(smtp_code)s). %(log_in)s",
+                smtp_code=exc.smtp_code,
+                log_in=LOG_IN,
+            ),
         )
     if isinstance(exc, smtplib.SMTPHeloError):
         return _greeting_refused(exc.smtp_code, exc.smtp_error)
@@ -106,11 +111,16 @@ def trouble_of(exc: Exception) -> Trouble:
             exc.smtp_code, exc.smtp_error
         )
     if isinstance(exc, smtplib.SMTPConnectError):
-        return _said("mail_unreachable", "refused the connection", exc.smtp_code, exc.smtp_error)
+        return _said("mail_unreachable", _("refused the connection"), exc.smtp_code, exc.smtp_error)
     if isinstance(exc, smtplib.SMTPResponseException):
         blamed = _earlier(exc.smtp_code, exc.smtp_error)
         return blamed or Trouble(
-            "mail_failed", f"The mail server answered {exc.smtp_code}: {_words(exc.smtp_error)}"
+            "mail_failed",
+            _(
+                "The mail server answered %(smtp_code)s: %(smtp_error)s",
+                smtp_code=exc.smtp_code,
+                smtp_error=_words(exc.smtp_error),
+            ),
         )
     if isinstance(exc, smtplib.SMTPNotSupportedError):
         return _not_offered(str(exc))
@@ -124,76 +134,134 @@ def _earlier(code: int, words: bytes | str) -> Trouble | None:
     if OF_GREETING.search(told):
         return _greeting_refused(code, words)
     if OF_TLS.search(told):
-        return Trouble("mail_tls", f"The mail server requires TLS ({code}): {text} {START_TLS}")
+        return Trouble(
+            "mail_tls",
+            _(
+                "The mail server requires TLS (%(code)s): %(said)s %(start_tls)s",
+                code=code,
+                said=text,
+                start_tls=START_TLS,
+            ),
+        )
     if code in (530, 535) or OF_LOGIN.search(told):
         return Trouble(
-            "mail_login_refused", f"The mail server requires a login ({code}): {text} {LOG_IN}"
+            "mail_login_refused",
+            _(
+                "The mail server requires a login (%(code)s): %(said)s %(log_in)s",
+                code=code,
+                said=text,
+                log_in=LOG_IN,
+            ),
         )
     return _sender_refused(code, words) if OF_SENDER.search(told) else None
 
 
 def _greeting_refused(code: int, words: bytes | str) -> Trouble:
     what = _said(
-        "mail_greeting_refused", f"refused the host name {greeting_name()}", code, words
+        "mail_greeting_refused",
+        _("refused the host name %(name)s", name=greeting_name()),
+        code,
+        words,
     ).what
     return Trouble(
         "mail_greeting_refused",
-        f"{what} The operator must set EMAIL_EHLO to a host name that the mail server accepts.",
+        _(
+            "%(what)s The operator must set EMAIL_EHLO to a host name that the mail server "
+            "accepts.",
+            what=what,
+        ),
     )
 
 
 def _sender_refused(code: int, words: bytes | str) -> Trouble:
-    what = _said("mail_sender_refused", "refused the sender", code, words).what
-    return Trouble("mail_sender_refused", f"{what} The operator must check NOTICE_FROM.")
+    what = _said("mail_sender_refused", _("refused the sender"), code, words).what
+    return Trouble(
+        "mail_sender_refused", _("%(what)s The operator must check NOTICE_FROM.", what=what)
+    )
 
 
 def _not_offered(words: str) -> Trouble:
     if "STARTTLS" in words:
-        return Trouble("mail_tls", f"The mail server offers no STARTTLS. {START_TLS}")
+        return Trouble(
+            "mail_tls", _("The mail server offers no STARTTLS. %(start_tls)s", start_tls=START_TLS)
+        )
     if "AUTH" in words:
         return Trouble(
             "mail_login_refused",
-            f"The mail server offers no login on this connection. {START_TLS} {LOG_IN}",
+            _(
+                "The mail server offers no login on this connection. %(start_tls)s %(log_in)s",
+                start_tls=START_TLS,
+                log_in=LOG_IN,
+            ),
         )
     return Trouble(
-        "mail_failed", "The mail server accepts ASCII addresses only. Give another address."
+        "mail_failed", _("The mail server accepts ASCII addresses only. Give another address.")
     )
 
 
 def _of_the_connection(exc: Exception) -> Trouble:
-    where = "The operator must check EMAIL_HOST and EMAIL_PORT."
+    where = _("The operator must check EMAIL_HOST and EMAIL_PORT.")
     if isinstance(exc, smtplib.SMTPServerDisconnected):
         return Trouble(
             "mail_unreachable",
-            f"The mail server closed the connection, or did not answer in time. {where}",
+            _(
+                "The mail server closed the connection, or did not answer in time. %(where)s",
+                where=where,
+            ),
         )
     if isinstance(exc, ssl.SSLCertVerificationError):
-        what = (
-            f"The TLS certificate of the mail server is not trusted: {_words(exc.verify_message)}."
+        what = _(
+            "The TLS certificate of the mail server is not trusted: %(verify_message)s.",
+            verify_message=_words(exc.verify_message),
         )
         return Trouble(
             "mail_tls",
-            f"{what} The operator must check EMAIL_HOST, or the CAs that this machine trusts.",
+            _(
+                "%(what)s The operator must check EMAIL_HOST, or the CAs that this machine trusts.",
+                what=what,
+            ),
         )
     if isinstance(exc, ssl.SSLError):
         return Trouble(
             "mail_tls",
-            f"TLS with the mail server failed ({exc.reason or 'no reason'}). {START_TLS}",
+            _(
+                "TLS with the mail server failed (%(reason)s). %(start_tls)s",
+                reason=exc.reason or "no reason",
+                start_tls=START_TLS,
+            ),
         )
     if isinstance(exc, socket.gaierror):
-        return Trouble("mail_unreachable", f"The name of the mail server is unknown. {where}")
+        return Trouble(
+            "mail_unreachable", _("The name of the mail server is unknown. %(where)s", where=where)
+        )
     if isinstance(exc, smtplib.SMTPException):
         return Trouble(
             "mail_login_refused",
-            f"The mail server offers no login method that this server supports. {LOG_IN}",
+            _(
+                "The mail server offers no login method that this server supports. %(log_in)s",
+                log_in=LOG_IN,
+            ),
         )
     return Trouble(
-        "mail_unreachable", f"The mail server could not be reached ({type(exc).__name__}). {where}"
+        "mail_unreachable",
+        _(
+            "The mail server could not be reached (%(name)s). %(where)s",
+            name=type(exc).__name__,
+            where=where,
+        ),
     )
 
 
 def _said(code: str, what: str, status: int, words: bytes | str) -> Trouble:
-    return Trouble(code, f"The mail server {what} ({status}): {_words(words)}")
+    return Trouble(
+        code,
+        _(
+            "The mail server %(what)s (%(status)s): %(said)s",
+            what=what,
+            status=status,
+            said=_words(words),
+        ),
+    )
 
 
 def _words(said: bytes | str) -> str:

@@ -12,6 +12,7 @@ from accounts import audit, quotas
 from accounts.models import User
 from certctrl import clock, outgoing
 from certctrl.errors import Conflict, Invalid
+from certctrl.sentences import sentence as _
 from keystore import envelope
 from keystore.models import Envelope
 from notices.models import Webhook
@@ -107,7 +108,7 @@ def _locked(webhook: Webhook) -> Webhook:
     """Lock the row and return it. Raise Conflict if the webhook was removed."""
     row = Webhook.objects.select_for_update().get(pk=webhook.pk)
     if row.secret_id is None:
-        raise Conflict(f"The webhook {webhook.name} was deleted.")
+        raise Conflict(_("The webhook %(name)s was deleted.", name=webhook.name))
     return row
 
 
@@ -142,7 +143,7 @@ def _refuse_url(owner: User, url: str) -> None:
 def _refuse_named(url: str, setting: str) -> None:
     parts = outgoing.called(url)
     if not parts or parts.scheme not in ("http", "https"):
-        what = (
+        what = _(
             "url must be an https address without a user name, for example "
             "https://hooks.example.com/certctrl."
         )
@@ -150,15 +151,21 @@ def _refuse_named(url: str, setting: str) -> None:
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
     if parts.scheme == "http" and not outgoing.is_named(host, port):
-        what = (
-            f"url must be https. http is only for hosts that the setting {setting} names, and "
-            f"it does not name {host}."
+        what = _(
+            "url must be https. http is only for hosts that the setting %(setting)s "
+            "names, and it does not name %(host)s.",
+            setting=setting,
+            host=host,
         )
         raise Invalid(what, field="url")
     spelled = outgoing.literal(host)
     if spelled and not outgoing.is_allowed(host, spelled, port):
         raise Invalid(
-            f"{host} is not a public address, and the setting {setting} does not name it. "
-            "Give another url.",
+            _(
+                "%(host)s is not a public address, and the setting %(setting)s does not name "
+                "it. Give another url.",
+                host=host,
+                setting=setting,
+            ),
             field="url",
         )

@@ -17,6 +17,7 @@ from certctrl.api import parsed
 from certctrl.errorshape import error_response
 from certctrl.jsonbody import printable
 from certctrl.schema import OR_ERROR
+from certctrl.sentences import sentence as _
 from signin import entering, registration
 from signin.serializers import (
     ActivateRequest,
@@ -52,7 +53,11 @@ class General(SessionView):
         if not act:
             given = printable(json.dumps(action, ensure_ascii=False))
             raise errors.Invalid(
-                f"There is no action {given} here. Choose one of {', '.join(actions)}.",
+                _(
+                    "There is no action %(given)s here. Choose one of %(actions)s.",
+                    given=given,
+                    actions=", ".join(actions),
+                ),
                 field="action",
             )
         return act(request)
@@ -121,7 +126,7 @@ class LogInStatus(SessionView):
     def get(self, request: Request) -> Response:
         user = request.user
         if not isinstance(user, User):
-            return error_response(errors.NobodyLoggedIn("There is no session. Log in first."))
+            return error_response(errors.NobodyLoggedIn(_("There is no session. Log in first.")))
         since = services.logged_in_at(request)
         amr = request._request.session.get("amr", ["pwd"])
         status = {

@@ -13,10 +13,12 @@ from django.views.decorators.debug import sensitive_variables
 from accounts import links, services
 from accounts.models import User
 from certctrl import clock, errors
+from certctrl.sentences import sentence as _
 from signin import secondfactor
 
 PROOF_AGE = 600  # seconds between the two factors
 SALT = "signin.entering"
+NEEDED = _("Type the code that your authenticator app shows, or a recovery code.")
 
 
 @sensitive_variables()
@@ -69,14 +71,14 @@ def _opened(proof: str) -> tuple[User, list[str]]:
 
 
 def over() -> errors.Unauthorized:
-    return errors.Unauthorized("This sign-in took too long, or it was used. Sign in again.")
+    return errors.Unauthorized(_("This sign-in took too long, or it was used. Sign in again."))
 
 
 class CodeNeeded(errors.SecondFactorNeeded):
     """The first factor was right. `proof` says so, and goes into the page that asks for a code."""
 
     def __init__(self, proof: str) -> None:
-        super().__init__("Type the code that your authenticator app shows, or a recovery code.")
+        super().__init__(NEEDED, field="code")
         self.proof = proof
         self.back = ""  # the page after the sign-in, where the form does not say it
 
@@ -99,11 +101,18 @@ def finish(request: HttpRequest, user: User, amr: Sequence[str], code: str = "")
 
 @sensitive_variables()
 def confirm(request: HttpRequest, user: User, password: str, code: str) -> None:
-    """Make the login of the session fresh, by a code of the second factor or the password."""
-    if code.strip() and secondfactor.is_on(user):
-        secondfactor.check(request, user, code)
-    else:
+    """Make the login of the session fresh, by all factors with which the user signs in.
+
+    A user without a password has only the code to show. Raise SecondFactorNeeded if the code is
+    missing. See `services.check_password` and `secondfactor.check` for others.
+    """
+    has_factor = secondfactor.is_on(user)
+    if has_factor and not code.strip():
+        raise errors.SecondFactorNeeded(NEEDED, field="code")
+    if user.has_usable_password() or not has_factor:
         services.check_password(request, user.email, password)
+    if has_factor:
+        secondfactor.check(request, user, code)
     services.confirm_login(request)
 
 

@@ -1,5 +1,7 @@
 """Codes by mail: they register a user, set a new password, or change an address.
 
+The mails that say what was changed in an account go the same way.
+
 Every request writes one row, whether there is a user with this address or not. The worker that
 sends the mail looks for the user. So neither the response nor its time says who has an account.
 """
@@ -19,7 +21,9 @@ from django.utils.crypto import salted_hmac
 from accounts import audit
 from accounts.models import User, canonical_email
 from certctrl import clock, errors, retention
+from certctrl.sentences import sentence as _
 from certctrl.turns import A_DAY, TurnsQuerySet
+from notices.models import settings_of
 from signin.models import MailedCode
 
 Purpose = MailedCode.Purpose
@@ -29,7 +33,9 @@ INVITED_FOR = timedelta(days=7)
 KEPT_FOR = timedelta(days=1)  # after the end, because the rows are counted for a day
 DIGITS = 8
 TRIES = 5  # for each code
-MAILS_A_DAY = 5  # to each address
+# Each purpose is counted for itself, so that registrations of an address use up none of its resets.
+MAILS_A_DAY = 5  # to one address, asked for by one network
+MAILS_AN_HOUR = 8  # to one address, asked for by all networks
 LONGEST = 254  # characters of an address in its canonical form
 MAILS_OF_NETWORK = 30  # in an hour, of one network
 
@@ -41,15 +47,20 @@ def request_code(
 
     Raise Conflict if this server sends no mails. Raise RateLimited after too many mails to the
     address, or for the network. The limits count rows, which unknown addresses have too.
+
+    One network cannot use up what others may ask for. The limit of all networks lasts no longer
+    than a code. So a person whose address reached it has codes in the mailbox that still count.
     """
     if not settings.MAIL_IS_SET_UP:
-        raise errors.Conflict("This server sends no mails. Ask the operator to help you.")
+        raise errors.Conflict(_("This server sends no mails. Ask the operator to help you."))
     email = canonical_email(email)
     if len(email) > LONGEST:
-        raise errors.Invalid("This address is too long. Type another one.", field="email")
+        raise errors.Invalid(_("This address is too long. Type another one."), field="email")
     network = network_of(request)
     now = clock.now()
-    _refuse_more(MailedCode.objects.filter(email=email), MAILS_A_DAY, A_DAY)
+    asked = MailedCode.objects.filter(purpose=purpose, email=email)
+    _refuse_more(asked.filter(network=network), MAILS_A_DAY, A_DAY)
+    _refuse_more(asked, MAILS_AN_HOUR, AN_HOUR)
     if network:
         _refuse_more(MailedCode.objects.filter(network=network), MAILS_OF_NETWORK, AN_HOUR)
     valid_for = INVITED_FOR if purpose == Purpose.INVITE else VALID_FOR
@@ -66,6 +77,30 @@ def request_code(
     )
 
 
+def tell(user: User, purpose: str, request: HttpRequest | None = None, email: str = "") -> None:
+    """Mail to the user, or to `email`, what was changed in the account.
+
+    Call it in the transaction of the change. Nothing is sent if this server sends no mails, or if
+    `make run` made the address up. Without a request, an operator made the change.
+    """
+    to = email or user.email
+    made_up = settings_of(user.pk).made_up_email
+    if not settings.MAIL_IS_SET_UP or canonical_email(to) == canonical_email(made_up):
+        return
+    now = clock.now()
+    MailedCode.objects.create(
+        purpose=purpose,
+        email=canonical_email(to)[:LONGEST],
+        typed_email=to,
+        user=user,
+        network=network_of(request) if request else "",
+        language=user.language,
+        page=request.build_absolute_uri(reverse("sign-in")) if request else "",
+        ends_at=now + A_DAY,
+        wake_at=now,
+    )
+
+
 def network_of(request: HttpRequest) -> str:
     ip = audit.ip_of(request)
     return audit.network_of(ip) if ip else ""
@@ -78,7 +113,8 @@ def _refuse_more(rows: QuerySet[MailedCode], most: int, within: timedelta) -> No
     if len(sent) == most:
         pause = max(1, int((sent[-1] + within - now).total_seconds()))
         raise errors.RateLimited(
-            f"Too many mails were requested. Try again in {pause} seconds.", retry_after=pause
+            _("Too many mails were requested. Try again in %(pause)s seconds.", pause=pause),
+            retry_after=pause,
         )
 
 
@@ -111,8 +147,11 @@ def spend(
     )
     if not ended:
         raise errors.Invalid(
-            f"The code is wrong, or it is over. A code is valid for an hour and for {TRIES} tries. "
-            "Check it, or request another one.",
+            _(
+                "The code is wrong, or it is over. A code is valid for an hour and for "
+                "%(tries)s tries. Check it, or request another one.",
+                tries=TRIES,
+            ),
             field="verify_code",
         )
     return found[0]
@@ -139,7 +178,7 @@ def invite(request: HttpRequest, inviting: User, email: str) -> None:
     """Mail an invitation. Its address may register for a week, if REGISTRATION allows it."""
     if settings.REGISTRATION == "closed":
         raise errors.Conflict(
-            "Registration is closed. Set REGISTRATION to invitation, then invite people."
+            _("Registration is closed. Set REGISTRATION to invitation, then invite people.")
         )
     with transaction.atomic():
         request_code(request, Purpose.INVITE, email, inviting)

@@ -1,4 +1,4 @@
-"""The mails with a code, in the language of the request, and the turn that sends one."""
+"""The mails about an account, in the language of its request or its user, and their turn."""
 
 from datetime import timedelta
 
@@ -17,6 +17,11 @@ from signin.models import MailedCode
 
 log = structlog.get_logger()
 Purpose = MailedCode.Purpose
+# Changes of an account. Their mails have no code.
+CHANGES = (
+    *(Purpose.PASSWORD, Purpose.ADDRESS),
+    *(Purpose.FACTOR_ON, Purpose.FACTOR_OFF, Purpose.NEW_CODES),
+)
 RETRIES = (5, 30, 120, 300, 600, 900)  # seconds; a code is valid for an hour
 
 
@@ -56,6 +61,8 @@ def message_of(row: MailedCode) -> EmailMessage | None:
         subject, body = text
         footer = "\n\n-- \n" + _("certctrl. It issues and renews certificates.") + "\n"
     to = user.email if user and row.purpose == Purpose.RESET else row.email
+    if row.purpose in CHANGES:
+        to = row.typed_email
     return mail.message(row.uuid, subject, body + footer, to)
 
 
@@ -90,7 +97,51 @@ def _text(row: MailedCode, user: User | None) -> tuple[str, str] | None:
                 "a week."
             ) % {"email": row.user.email, "page": row.page}
             return _("An invitation to certctrl"), f"{said}\n\n{ignore}"
+        case purpose if purpose in CHANGES and row.user:
+            return _of_change(row, row.user)
     return None
+
+
+def _of_change(row: MailedCode, user: User) -> tuple[str, str]:
+    """Return the subject and the body of a mail that says what was changed in an account."""
+    match row.purpose:
+        case Purpose.PASSWORD:
+            subject = _("The password of your certctrl account was changed")
+            said = _("The password of the account %(email)s was changed.")
+        case Purpose.ADDRESS:
+            subject = _("The address of your certctrl account was changed")
+            said = _(
+                "This address was that of a certctrl account. Now the account has the address "
+                "%(email)s."
+            )
+        case Purpose.FACTOR_ON:
+            subject = _("Your certctrl account has a second factor now")
+            said = _("From now on, the account %(email)s signs in with a code of an app too.")
+        case Purpose.FACTOR_OFF:
+            subject = _("The second factor of your certctrl account was removed")
+            said = _("From now on, the account %(email)s signs in without a second factor.")
+        case _other:
+            subject = _("Your certctrl account has new recovery codes")
+            said = _("The account %(email)s has new recovery codes. The old ones count no more.")
+    network = row.network.removesuffix("/32")
+    facts = {"email": user.email, "page": row.page, "network": network}
+    facts["moment"] = moments.for_people(row.created_at)
+    when = _("It was changed on %(moment)s.")
+    if row.network:
+        when = _("It was changed on %(moment)s, from %(network)s.")
+    if row.purpose == Purpose.ADDRESS:
+        do = _(
+            "If that was you, there is nothing to do. If not, write to the operator of this "
+            "server at once. This address cannot reset the password any more."
+        )
+    elif row.page:
+        do = _(
+            "If that was you, there is nothing to do. If not, reset the password at %(page)s at "
+            "once, which ends every session. Then write to the operator of this server."
+        )
+    else:
+        do = _("An operator of this server did it. Write to them if you did not expect it.")
+    return subject, "\n\n".join(text % facts for text in (said, when, do))
 
 
 def _may_register(row: MailedCode) -> bool:

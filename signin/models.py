@@ -49,10 +49,11 @@ class RecoveryCode(models.Model):
 
 
 class MailedCode(Turns):
-    """A wish for a code by mail. A worker sends the mail, if the address may have one.
+    """A wish for a code by mail, or a mail about a change of an account. A worker sends the mail.
 
-    The request writes the same row for every address. So its response and its time do not say
-    whether there is a user. The code itself is not stored.
+    The address gets a code only if it may have one. The request writes the same row for every
+    address. So its response and its time do not say whether there is a user. The code itself is
+    not stored.
     """
 
     class Purpose(models.TextChoices):
@@ -60,9 +61,15 @@ class MailedCode(Turns):
         RESET = "reset"  # the password
         CHANGE = "change"  # the address of `user`
         INVITE = "invite"  # its mail has a link, and no code
+        # A change in the account of `user`. Its mail has no code.
+        PASSWORD = "password"  # noqa: S105, the kind of a mail
+        ADDRESS = "address"
+        FACTOR_ON = "factor_on"
+        FACTOR_OFF = "factor_off"
+        NEW_CODES = "new_codes"
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
-    purpose = models.CharField(max_length=8, choices=Purpose)
+    purpose = models.CharField(max_length=16, choices=Purpose)
     email = models.EmailField(help_text="in its canonical form")
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -70,7 +77,7 @@ class MailedCode(Turns):
         null=True,
         blank=True,
         related_name="+",
-        help_text="who changes the address, or who invites",
+        help_text="whose account it is about, or who invites",
     )
     # The form of a new user is kept here until the code is confirmed.
     typed_email = models.EmailField(blank=True)

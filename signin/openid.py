@@ -22,6 +22,7 @@ from django.core import signing
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils import translation
 from django.views.decorators.debug import sensitive_variables
 from joserfc import jwt
 from joserfc.errors import JoseError
@@ -30,8 +31,9 @@ from joserfc.jwk import KeySet
 from accounts import audit, services
 from accounts.models import User
 from certctrl import clock, errors, outgoing
+from certctrl.sentences import sentence as _
 from certctrl.turns import printable
-from signin import entering
+from signin import entering, secondfactor
 from signin.models import ExternalIdentity
 
 log = structlog.get_logger()
@@ -44,6 +46,10 @@ ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
 LONGEST_SUBJECT = 255  # OpenID Connect Core, section 2
 LEEWAY = 60  # seconds that the provider's clock may differ
 FRESH = 300  # seconds since the provider asked the person again
+# Seconds for which the metadata are kept, whatever their headers ask for.
+MIN_AGE, MAX_AGE = 60.0, 3600.0
+# The metadata of the issuer in this process, and the reading of the clock until which they count.
+_kept: dict[str, tuple[dict[str, Any], float]] = {}
 
 
 class Client(OAuth2Client):  # type: ignore[misc]
@@ -94,20 +100,24 @@ def finish(request: HttpRequest) -> str:
     held = _held(request)
     claims = _claims(request, held)
     user = _user_of(request, claims)
-    if held["again"] and isinstance(request.user, User):
-        _confirm(request, user, claims)
-    else:
-        try:
+    is_again = held["again"] and isinstance(request.user, User)
+    if is_again:
+        _refuse_stale(request, user, claims)
+    try:
+        # With a second factor, its code begins a fresh session. Without one, this session stays.
+        if is_again and not secondfactor.is_on(user):
+            services.confirm_login(request)
+        else:
             entering.finish(request, user, ("oidc",))
-        except entering.CodeNeeded as needed:
-            needed.back = held["next"]
-            raise
+    except entering.CodeNeeded as needed:
+        needed.back = held["next"]
+        raise
     return str(held["next"])
 
 
 def _refuse_off() -> None:
     if not is_on():
-        raise errors.NotFound("This server knows no OpenID provider.")
+        raise errors.NotFound(_("This server knows no OpenID provider."))
 
 
 def _held(request: HttpRequest) -> dict[str, Any]:
@@ -123,7 +133,9 @@ def _held(request: HttpRequest) -> dict[str, Any]:
         raise entering.over()
     if "error" in request.GET or "code" not in request.GET:
         said = printable(request.GET.get("error", "no code")[:64])
-        raise errors.Unauthorized(f"The provider did not sign you in ({said}). Try again.")
+        raise errors.Unauthorized(
+            _("The provider did not sign you in (%(said)s). Try again.", said=said)
+        )
     return dict(held)
 
 
@@ -179,11 +191,11 @@ def _user_of(request: HttpRequest, claims: dict[str, Any]) -> User:
     groups = set(map(str, groups)) if isinstance(groups, list) else {str(groups)}
     is_admin = bool(groups & set(settings.OIDC_ADMIN_GROUPS))
     if settings.OIDC_USER_GROUPS and not (is_admin or groups & set(settings.OIDC_USER_GROUPS)):
-        raise errors.Forbidden("Your groups may not use this server. Ask the operator.")
+        raise errors.Forbidden(_("Your groups may not use this server. Ask the operator."))
     with transaction.atomic():
         user = _linked(str(claims["sub"])) or _new_link(request, claims)
         if not user.is_active:
-            raise errors.Forbidden("Your account is not active. Ask the operator.")
+            raise errors.Forbidden(_("Your account is not active. Ask the operator."))
         if settings.OIDC_ADMIN_GROUPS and (user.is_staff, user.is_superuser) != (is_admin,) * 2:
             user.is_staff = user.is_superuser = is_admin
             user.save(update_fields=["is_staff", "is_superuser"])
@@ -201,22 +213,27 @@ def _new_link(request: HttpRequest, claims: dict[str, Any]) -> User:
     email = claims.get("email")
     if not isinstance(email, str) or "@" not in email or claims.get("email_verified") is not True:
         raise errors.Forbidden(
-            "The provider did not say that your e-mail address is verified, so no account is "
-            "linked. Ask the operator."
+            _(
+                "The provider did not say that your e-mail address is verified, so no "
+                "account is linked. Ask the operator."
+            )
         )
     user = User.objects.named(email).first()
     if user and not settings.OIDC_LINK_BY_EMAIL:
         raise errors.Forbidden(
-            "There is an account with your address, and it is not linked to the provider. Ask the "
-            "operator to set OIDC_LINK_BY_EMAIL."
+            _(
+                "There is an account with your address, and it is not linked to the "
+                "provider. Ask the operator to set OIDC_LINK_BY_EMAIL."
+            )
         )
     if not user and not settings.OIDC_CREATE_USERS:
-        raise errors.Forbidden("You have no account here. Ask the operator.")
+        raise errors.Forbidden(_("You have no account here. Ask the operator."))
     try:
         with transaction.atomic():
             if not user:
                 name = str(claims.get("preferred_username") or claims.get("name") or "")[:64]
-                user = User.objects.create_user(email, name=name)
+                language = translation.get_language_from_request(request)
+                user = User.objects.create_user(email, name=name, language=language)
                 _note(request, user, "user.registered", issuer=settings.OIDC_ISSUER)
             identity = {"issuer": settings.OIDC_ISSUER, "subject": str(claims["sub"])}
             ExternalIdentity.objects.create(user=user, **identity)
@@ -230,33 +247,49 @@ def _note(request: HttpRequest, user: User, action: str, **detail: Any) -> None:
     audit.record(user, user.email, action, f"user:{user.pk}", audit.ip_of(request), **detail)
 
 
-def _confirm(request: HttpRequest, user: User, claims: dict[str, Any]) -> None:
-    """Make the session fresh. The provider must say that it asked the same person just now."""
+def _refuse_stale(request: HttpRequest, user: User, claims: dict[str, Any]) -> None:
+    """Raise Unauthorized unless the provider says that it asked the same person just now."""
     if user != request.user:
-        raise errors.Unauthorized("The provider signed in another person. Sign out first.")
+        raise errors.Unauthorized(_("The provider signed in another person. Sign out first."))
     asked_at = claims.get("auth_time")
     age = clock.now().timestamp() - (asked_at if isinstance(asked_at, int | float) else 0)
     if not -LEEWAY <= age <= FRESH:
         raise errors.Unauthorized(
-            "The provider did not say that it asked you again. Sign out there, and try again."
+            _("The provider did not say that it asked you again. Sign out there, and try again.")
         )
-    services.confirm_login(request)
 
 
 # --- What the provider says ---
 
 
 def _metadata() -> dict[str, Any]:
-    metadata = _get(settings.OIDC_ISSUER.rstrip("/") + DISCOVERY)
-    if metadata.get("issuer") != settings.OIDC_ISSUER:
+    """Return the provider's metadata. They are read again when they are too old."""
+    issuer = settings.OIDC_ISSUER
+    metadata, good_until = _kept.get(issuer, ({}, 0.0))
+    if clock.monotonic() < good_until:
+        return metadata
+    response = _asked(issuer.rstrip("/") + DISCOVERY)
+    metadata = _json_of(response)
+    if metadata.get("issuer") != issuer:
         raise ValueError("the metadata are those of another issuer")
+    age = outgoing.age_of(response)
+    age = MAX_AGE if age is None else min(max(age, MIN_AGE), MAX_AGE)
+    _kept[issuer] = (metadata, clock.monotonic() + age)
     return metadata
 
 
 def _get(address: str, token: str = "") -> dict[str, Any]:
+    return _json_of(_asked(address, token))
+
+
+def _asked(address: str, token: str = "") -> requests.Response:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     response = outgoing.session().get(address, headers=headers)
     response.raise_for_status()
+    return response
+
+
+def _json_of(response: requests.Response) -> dict[str, Any]:
     read = response.json()
     if not isinstance(read, dict):
         raise ValueError("the response is not a JSON object")
@@ -286,10 +319,10 @@ def _told() -> Iterator[None]:
     except requests.RequestException as exc:
         log.warning("openid.unreachable", error=type(exc).__name__)
         raise errors.Unavailable(
-            "The OpenID provider could not be asked. Try again, or sign in with the password."
+            _("The OpenID provider could not be asked. Try again, or sign in with the password.")
         ) from None
     except (AuthlibBaseError, JoseError, ValueError, KeyError, TypeError) as exc:
         log.warning("openid.refused", error=type(exc).__name__)
         raise errors.Unauthorized(
-            "The OpenID provider's answer is not valid. Try again, or ask the operator."
+            _("The OpenID provider's answer is not valid. Try again, or ask the operator.")
         ) from None

@@ -16,6 +16,7 @@ from django.views.decorators.debug import sensitive_variables
 from accounts import audit, passwords, services, sessions
 from accounts.models import User, canonical_email
 from certctrl import errors
+from certctrl.sentences import sentence as _
 from signin import mailedcodes
 from signin.models import MailedCode
 
@@ -27,13 +28,13 @@ COUNTRY = re.compile(r"[A-Za-z]{2}", re.ASCII)
 def refuse_closed() -> None:
     """Raise Forbidden if nobody may register."""
     if settings.REGISTRATION == "closed":
-        raise errors.Forbidden("Registration is closed. Ask the operator for an account.")
+        raise errors.Forbidden(_("Registration is closed. Ask the operator for an account."))
 
 
 def refuse_bad_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise errors.Invalid(
-            "A name has 3 to 64 letters, digits, dots, hyphens or underscores. Choose another.",
+            _("A name has 3 to 64 letters, digits, dots, hyphens or underscores. Choose another."),
             field="name",
         )
 
@@ -41,7 +42,7 @@ def refuse_bad_name(name: str) -> None:
 def refuse_bad_country(country: str) -> None:
     if country and not COUNTRY.fullmatch(country):
         raise errors.Invalid(
-            "A country has two letters, for example DE.", field="country_of_residence"
+            _("A country has two letters, for example DE."), field="country_of_residence"
         )
 
 
@@ -74,7 +75,7 @@ def register(
         is_known = bool(user and user.check_password(password) and user.is_active)
         hashed = "" if user else make_password(password)
     if is_known:
-        raise errors.Conflict("You have an account with this address. Sign in.")
+        raise errors.Conflict(_("You have an account with this address. Sign in."))
     mailedcodes.request_code(
         request,
         Purpose.REGISTER,
@@ -100,26 +101,31 @@ def activate(request: HttpRequest, email: str, code: str, password: str | None =
         network = mailedcodes.network_of(request)
         if not mailedcodes.open_codes(Purpose.REGISTER, email, network=network).exists():
             raise errors.Conflict(
-                "This address was registered more than once. Send the password of your "
-                "registration too, or register again."
+                _(
+                    "This address was registered more than once. Send the password of your "
+                    "registration too, or register again."
+                )
             )
     with _counted(request, email):
         row = mailedcodes.spend(Purpose.REGISTER, email, code, network=network)
     if not row.password:  # there was a user, so no code was mailed
-        raise errors.Conflict("This address has an account. Sign in.")
+        raise errors.Conflict(_("This address has an account. Sign in."))
     if password is not None:
         with passwords.hashing(lambda: None):
             is_own = check_password(password, row.password)
         if not is_own:
             raise errors.Invalid(
-                "This is not the password of the registration that the code belongs to. Register "
-                "again.",
+                _(
+                    "This is not the password of the registration that the code belongs to. "
+                    "Register again."
+                ),
                 field="password",
             )
     user = User(
         email=row.typed_email,
         name=row.name,
         country_of_residence=row.country_of_residence,
+        language=row.language or settings.LANGUAGE_CODE,
         password=row.password,
     )
     try:
@@ -129,7 +135,7 @@ def activate(request: HttpRequest, email: str, code: str, password: str | None =
                 user, user.email, "user.registered", f"user:{user.pk}", audit.ip_of(request)
             )
     except IntegrityError:
-        raise errors.Conflict("This address has an account by now. Sign in.") from None
+        raise errors.Conflict(_("This address has an account by now. Sign in.")) from None
     return user
 
 
@@ -156,7 +162,7 @@ def reset_password(request: HttpRequest, email: str, code: str, password: str) -
         mailedcodes.spend(Purpose.RESET, email, code)
     user = User.objects.named(email).filter(is_active=True).first()
     if not user:
-        raise errors.Invalid("This account is not active. Ask the operator.", field="email")
+        raise errors.Invalid(_("This account is not active. Ask the operator."), field="email")
     with transaction.atomic():
         user.password = hashed
         user.save(update_fields=["password"])
@@ -164,6 +170,7 @@ def reset_password(request: HttpRequest, email: str, code: str, password: str) -
         audit.record(
             user, user.email, "user.password_reset", f"user:{user.pk}", audit.ip_of(request)
         )
+        mailedcodes.tell(user, Purpose.PASSWORD, request)
     return user
 
 
@@ -174,7 +181,7 @@ def change_password(request: HttpRequest, user: User, old: str, new: str) -> int
     Raise Unauthorized for a wrong old password, and Invalid for a weak new one.
     """
     if not user.has_usable_password():
-        raise errors.Conflict("You sign in at another server, so you have no password here.")
+        raise errors.Conflict(_("You sign in at another server, so you have no password here."))
     refuse_weak(new, user, field="new_password")
     services.check_password(request, user.email, old)
     with passwords.hashing(lambda: None):
@@ -185,6 +192,7 @@ def change_password(request: HttpRequest, user: User, old: str, new: str) -> int
         request.session.save()
         ended = sessions.end_others(request, user)
         audit.note(user, "user.password_changed", f"user:{user.pk}")
+        mailedcodes.tell(user, Purpose.PASSWORD, request)
     return ended
 
 
@@ -197,16 +205,28 @@ def change_name(user: User, name: str, country: str) -> None:
     audit.note(user, "user.renamed", f"user:{user.pk}")
 
 
+def choose_language(user: User, language: str) -> None:
+    """Set the language of the mails to the user. Raise Invalid for one that this server lacks."""
+    known = [code for code, _name in settings.LANGUAGES]
+    if language not in known:
+        raise errors.Invalid(
+            _("There is no such language. Choose one of %(known)s.", known=", ".join(known)),
+            field="language",
+        )
+    user.language = language
+    user.save(update_fields=["language"])
+
+
 def request_new_address(request: HttpRequest, user: User, email: str) -> None:
     """Mail a code to a new address. It becomes the user's with `confirm_new_address`."""
     if canonical_email(email) == canonical_email(user.email):
-        raise errors.Invalid("This is your address already. Type another one.", field="email")
+        raise errors.Invalid(_("This is your address already. Type another one."), field="email")
     typed = User.objects.normalize_email(email)
     mailedcodes.request_code(request, Purpose.CHANGE, email, user, typed_email=typed)
 
 
 def confirm_new_address(request: HttpRequest, user: User, email: str, code: str) -> None:
-    """Make the address that of the user. Raise Invalid for a wrong code."""
+    """Make the address that of the user, and tell the old one. Raise Invalid for a wrong code."""
     with _counted(request, email):
         row = mailedcodes.spend(Purpose.CHANGE, email, code, user)
     before = user.email
@@ -222,9 +242,12 @@ def confirm_new_address(request: HttpRequest, user: User, email: str, code: str)
                 audit.ip_of(request),
                 email=user.email,
             )
+            mailedcodes.tell(user, Purpose.ADDRESS, request, before)
     except IntegrityError:
         user.email = before
-        raise errors.Conflict("Another user has this address by now. Type another one.") from None
+        raise errors.Conflict(
+            _("Another user has this address by now. Type another one.")
+        ) from None
 
 
 @contextmanager

@@ -17,8 +17,12 @@ from django_otp.oath import TOTP
 from accounts import audit, quotas
 from accounts.models import User
 from certctrl import clock, errors
+from certctrl.sentences import sentence as _
 from keystore import envelope
-from signin.models import RecoveryCode, SecondFactor
+from signin import mailedcodes
+from signin.models import MailedCode, RecoveryCode, SecondFactor
+
+Purpose = MailedCode.Purpose
 
 PURPOSE = "totp_secret"
 DIGITS = 6
@@ -41,7 +45,7 @@ def start(user: User) -> SecondFactor:
         quotas.lock(user.pk)
         old = SecondFactor.objects.filter(user=user).first()
         if old and old.confirmed_at:
-            raise errors.Conflict("You have a second factor. Remove it before you add another.")
+            raise errors.Conflict(_("You have a second factor. Remove it before you add another."))
         if old:
             delete(old)
         secret = envelope.seal(user, PURPOSE, secrets.token_bytes(20))
@@ -63,7 +67,7 @@ def uri_of(factor: SecondFactor, host: str) -> str:
 
 
 @sensitive_variables()
-def confirm(user: User, code: str) -> list[str]:
+def confirm(user: User, code: str, request: HttpRequest | None = None) -> list[str]:
     """Let the second factor count, because the app shows the right code.
 
     Return the recovery codes, which are not stored. Raise Conflict if nothing was started, and
@@ -72,22 +76,49 @@ def confirm(user: User, code: str) -> list[str]:
     with transaction.atomic():
         factor = SecondFactor.objects.select_for_update().filter(user=user).first()
         if not factor or factor.confirmed_at:
-            raise errors.Conflict("No second factor waits for its first code. Start again.")
+            raise errors.Conflict(_("No second factor waits for its first code. Start again."))
         step = _step_of(factor, code)
         if step is None:
             raise errors.Invalid(
-                "The code is wrong. Check the clock of your device, and type the code that the "
-                "app shows now.",
+                _(
+                    "The code is wrong. Check the clock of your device, and type the code "
+                    "that the app shows now."
+                ),
                 field="code",
             )
         factor.confirmed_at = clock.now()
         factor.last_step = step
         factor.save()
-        codes = [_new_code() for _ in range(RECOVERY_CODES)]
-        RecoveryCode.objects.bulk_create(
-            [RecoveryCode(factor=factor, digest=_digest(each)) for each in codes]
-        )
+        codes = _make_codes(factor)
         audit.note(user, "second_factor.added", f"user:{user.pk}")
+        mailedcodes.tell(user, Purpose.FACTOR_ON, request)
+    return codes
+
+
+@sensitive_variables()
+def renew_codes(user: User, request: HttpRequest | None = None) -> list[str]:
+    """Replace all recovery codes. Return the new ones, which are not stored.
+
+    Raise Conflict if there is no second factor.
+    """
+    with transaction.atomic():
+        factors = SecondFactor.objects.select_for_update().filter(confirmed_at__isnull=False)
+        factor = factors.filter(user=user).first()
+        if not factor:
+            raise errors.Conflict(_("%(email)s has no second factor.", email=user.email))
+        factor.recovery_codes.all().delete()
+        codes = _make_codes(factor)
+        audit.note(user, "second_factor.recovery_codes_renewed", f"user:{user.pk}")
+        mailedcodes.tell(user, Purpose.NEW_CODES, request)
+    return codes
+
+
+@sensitive_variables()
+def _make_codes(factor: SecondFactor) -> list[str]:
+    codes = [_new_code() for _other in range(RECOVERY_CODES)]
+    RecoveryCode.objects.bulk_create(
+        [RecoveryCode(factor=factor, digest=_digest(each)) for each in codes]
+    )
     return codes
 
 
@@ -111,17 +142,22 @@ def check(request: HttpRequest, user: User, code: str) -> None:
         factor.save()
     if not accepted:
         raise errors.Unauthorized(
-            "The code is wrong, or it was used before. Type the code that the app shows now, or a "
-            "recovery code."
+            _(
+                "The code is wrong, or it was used before. Type the code that the app shows now, "
+                "or a recovery code."
+            ),
+            field="code",
         )
 
 
-def remove(user: User) -> None:
+def remove(user: User, request: HttpRequest | None = None) -> None:
     """Remove the second factor. Raise Conflict if there is none."""
     with transaction.atomic():
         factor = SecondFactor.objects.select_for_update().filter(user=user).first()
         if not factor:
-            raise errors.Conflict(f"{user.email} has no second factor.")
+            raise errors.Conflict(_("%(email)s has no second factor.", email=user.email))
+        if factor.confirmed_at:
+            mailedcodes.tell(user, Purpose.FACTOR_OFF, request)
         delete(factor)
         audit.note(user, "second_factor.removed", f"user:{user.pk}")
 
@@ -142,7 +178,8 @@ def _refuse_before_next_try(factor: SecondFactor) -> None:
     if factor.next_try_at and now < factor.next_try_at <= longest:
         pause = int((factor.next_try_at - now).total_seconds()) + 1
         raise errors.RateLimited(
-            f"Too many wrong codes. Try again in {pause} seconds.", retry_after=pause
+            _("Too many wrong codes. Try again in %(pause)s seconds.", pause=pause),
+            retry_after=pause,
         )
 
 

@@ -45,7 +45,10 @@ class LoggedInSerializer(serializers.Serializer[Any]):
 
 class ProfileSerializer(LoggedInUserSerializer):
     class Meta(LoggedInUserSerializer.Meta):
-        fields = ("id", "name", "email", "roles", "country_of_residence")  # type: ignore[assignment]
+        fields = (  # type: ignore[assignment]
+            *("id", "name", "email", "roles"),
+            *("country_of_residence", "language"),
+        )
 
 
 class StatusSerializer(serializers.Serializer[Any]):

@@ -7,7 +7,7 @@ Nothing here calls another server, and no worker runs, so that what is open stay
 import random
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -22,6 +22,7 @@ from accounts.services import create_api_key
 from authorities import accounts, pki, privateca
 from authorities.models import AcmeAccount, PrivateCA
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from devices.models import Device, DeviceTag
 from dnsproviders.models import DnsCredential
 from issuance import workflow, wraps
@@ -52,16 +53,51 @@ DOMAINS = (
     *("例子.example", "商店.example", "茶.example", "中文.example"),
 )
 LABELS = ("prod", "staging", "team a", "支付", "客户")
-CAUSES = (
-    ("ca_caa", "The CA refused {name}. The CA says: CAA record for {name} prevents issuance."),
-    (
-        "dns_credential_refused",
-        "The DNS provider refused the credential. Give the token the permission to edit the zone,"
-        " then check it.",
+STEPS_SAID = {
+    "order": _(
+        "the CA accepted the order; names to prove: %(pending)s of %(count)s", pending=1, count=1
     ),
-)
-TRANSIENT = "The CA did not answer within 20 seconds. The next attempt is planned."
-LIMITED = "The CA limits new certificates for {name}. It gives the next one in about 5 hours."
+    "present": _("the TXT record is in the zone"),
+    "propagate": _("shown by %(servers)s", servers=_("%(count)s name servers", count=3)),
+    "validate": _("the CA validated every name"),
+    "finalize": _("the CA signed"),
+    "download": _("the certificate is stored"),
+}
+
+
+def refused_by_caa(name: str) -> str:
+    what = _("The CA refused the order for %(domain)s.", domain=name)
+    said = f"CAA record for {name} prevents issuance."
+    return _("%(what)s The CA says: %(said)s", what=what, said=said)
+
+
+def refused_by_provider(name: str) -> str:
+    return _(
+        "%(name)s refused the credential%(said)s. Check the credential.", name="Cloudflare", said=""
+    )
+
+
+def limited(name: str) -> str:
+    said = f"too many certificates already issued for {name}"
+    return _(
+        "%(what)s: %(said)s",
+        what=_(
+            "%(label)s refused %(what)s",
+            label="Let's Encrypt",
+            what=_("the order for %(name)s", name=name),
+        ),
+        said=said,
+    )
+
+
+def unanswered(name: str) -> str:
+    return _(
+        "%(host)s did not answer in time. Check that it is reachable from this server.",
+        host="acme.zerossl.com",
+    )
+
+
+CAUSES = (("ca_caa", refused_by_caa), ("dns_credential_refused", refused_by_provider))
 
 
 @contextmanager
@@ -230,9 +266,9 @@ class Year:
     def be_again(self, certificate: Certificate, place: int) -> None:
         self.issued_until(certificate, self.now + self.days(10, 28))
         if place % 2:
-            self.fail(certificate, ("ca_rate_limited", LIMITED), Issuance.Failure.LIMITED)
+            self.fail(certificate, ("ca_rate_limited", limited), Issuance.Failure.LIMITED)
         else:
-            self.fail(certificate, ("ca_unreachable", TRANSIENT), Issuance.Failure.TRANSIENT)
+            self.fail(certificate, ("ca_unreachable", unanswered), Issuance.Failure.TRANSIENT)
         certificate.renew_at = self.now + self.days(0.01, 0.4)
 
     def be_open(self, certificate: Certificate, place: int) -> None:
@@ -242,10 +278,19 @@ class Year:
         attempt = self.attempt(certificate, self.now - timedelta(minutes=place + 1), state)
         attempt.wake_at = self.now + timedelta(minutes=1)
         if state == Issuance.State.PRESENTED:
-            attempt.waits_for = f"2 of 3 name servers show the record of {certificate.domain}."
+            attempt.waits_for = _(
+                "1 of %(servers)s does not show %(name)s yet: %(listed)s",
+                servers=_("%(count)s name servers", count=3),
+                name=f"_acme-challenge.{certificate.domain}",
+                listed="ns3.example.net (192.0.2.3)",
+            )
         elif state == Issuance.State.QUEUED:
-            attempt.waits_for = f"The CA's limit for {certificate.account.name} has a token soon."
             attempt.slot_at = self.now + timedelta(minutes=20)
+            attempt.waits_for = _(
+                "%(domain)s is ordered at about %(at)s UTC.",
+                domain=certificate.domain,
+                at=f"{attempt.slot_at:%Y-%m-%d %H:%M}",
+            )
         self.tell_steps(attempt, attempt.state_since, STEPS_DONE[state])
         attempt.state_since += timedelta(seconds=15 * STEPS_DONE[state])
         certificate.renew_at = None
@@ -319,11 +364,13 @@ class Year:
             self.owner, "certificate_key", pki.key_der(key), policy=certificate.key_policy
         )
 
-    def fail(self, certificate: Certificate, cause: tuple[str, str], failure: str) -> None:
+    def fail(
+        self, certificate: Certificate, cause: tuple[str, Callable[[str], str]], failure: str
+    ) -> None:
         begins = self.now - self.days(0.1, 2)
         attempt = self.attempt(certificate, begins, Issuance.State.FAILED)
-        attempt.error_code, what = cause
-        attempt.error_what = what.format(name=certificate.domain)
+        attempt.error_code, told = cause
+        attempt.error_what = told(certificate.domain)
         attempt.failure = failure
         self.tell_steps(attempt, begins, 0)
         self.events.append(self.event(attempt, begins, "order", "failed", attempt.error_what))
@@ -334,8 +381,7 @@ class Year:
     def tell_steps(self, attempt: Issuance, begins: datetime, done: int) -> None:
         for number, step in enumerate(STEPS[:done]):
             moment = begins + timedelta(seconds=3 + 15 * number)
-            what = f"{step} of {attempt.certificate.domain} is done."
-            self.events.append(self.event(attempt, moment, step, "done", what))
+            self.events.append(self.event(attempt, moment, step, "done", STEPS_SAID[step]))
 
     def event(
         self, attempt: Issuance, moment: datetime, step: str, outcome: str, what: str
@@ -419,7 +465,7 @@ class Year:
     def report(self, row: Deployment, *, is_rollout: bool) -> None:
         """Write what the device said of its version."""
         assert row.wanted
-        row.wanted_at = row.wanted.not_before
+        row.wanted_serial, row.wanted_at = row.wanted.serial, row.wanted.not_before
         chance = self.random.random()
         if is_rollout and chance < 0.4:
             row.failed_serial, row.failed_at = row.wanted.serial, self.now - timedelta(hours=20)
@@ -433,18 +479,18 @@ class Year:
     def tell_people(self) -> None:
         failing = [each for each in self.certificates if each.failures]
         renewed = [each for each in self.certificates if each.current and not each.failures]
-        told = [(each, "renewal_failed", "{} was not renewed") for each in failing]
-        told += [(each, "renewed", "{} is renewed") for each in renewed[:60]]
+        told = [(each, "renewal_failed", "%(domain)s could not be renewed") for each in failing]
+        told += [(each, "renewed", "%(domain)s was renewed") for each in renewed[:60]]
         rows = []
         for number, (certificate, kind, words) in enumerate(told):
             moment = self.now - timedelta(hours=7 * number + 1)
-            subject = words.format(certificate.domain)
+            subject = _(words, domain=certificate.domain)
             rows.append(
                 Notice(
                     owner=self.owner,
                     kind=kind,
                     subject=subject,
-                    body=f"{subject}. This is invented.",
+                    body=_("%(subject)s. This is invented.", subject=subject),
                     data={"certificate_id": certificate.pk},
                     dedupe_key=f"invented {number}",
                     raised_at=moment,

@@ -50,7 +50,10 @@ def have(
     api = Api(server.address)
     api.log_in(admin.email, admin.password)
     began = clock.monotonic()
-    issued = Demo(api, lab, admin.email, wait).issue()
+    try:
+        issued = Demo(api, lab, admin.email, wait).issue()
+    finally:
+        api.log_out()
     took = clock.monotonic() - began
     chain_file(lab).write_text(issued.chain)
     server.state.keep(demo=issued.ids())

@@ -1,8 +1,8 @@
 """Fixtures of all tests. alice owns the tested rows. bob is a stranger who owns similar rows."""
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 import yaml
 from django.core.cache import cache
 from django.db import connection
-from django.db.backends.sqlite3.base import DatabaseOperations
+from django.test import TransactionTestCase
 from rest_framework.test import APIClient
 
 from accounts.models import User
@@ -20,8 +20,11 @@ from certctrl.environment import Environment
 from certctrl.lanes import Lane, Standing
 from dnsproviders.models import DnsCredential
 from tests import factories
+from tests.emptying import empty_database
 from tests.fakes.mailbox import Mailbox
 from tests.fakes.world import World
+
+gc.disable()  # while the tests are collected
 
 
 class JSONClient(APIClient):
@@ -64,23 +67,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in elsewhere]
 
 
+def pytest_collection_finish() -> None:
+    """Begin to collect garbage. Until now it would have read each new test again and again."""
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _flush_on_sqlite() -> Iterator[None]:
-    """Drop the triggers of the audit log around each flush, which empties tables with DELETE.
-
-    The triggers of the table of certificates count what is deleted, so their rows go last.
-    """
-    migration = import_module("accounts.migrations.0001_initial")
-    real = DatabaseOperations.sql_flush
-
-    def sql_flush(self: Any, *args: Any, **kwargs: Any) -> list[str]:
-        statements = real(self, *args, **kwargs)
-        if statements:
-            statements.append("DELETE FROM issuance_certificatecount")
-        return [*migration.ALLOW["sqlite"], *statements, *migration.FORBID["sqlite"]]
-
+def _empty_database() -> Iterator[None]:
+    """Empty the database after each test that has committed, without Django's `flush`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DatabaseOperations, "sql_flush", sql_flush)
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda case: empty_database())
         yield
 
 

@@ -8,9 +8,9 @@ from django.db import migrations, models
 
 
 # The database itself refuses to change or remove an audit event, with two exceptions: an event is
-# sealed once, and an event that an `audit.archived` event covers may be removed. TRUNCATE stays
-# possible on PostgreSQL, because tests empty tables with it. SQLite fires no trigger for the rows that
-# its OR REPLACE deletes, so an UPDATE or INSERT that would replace one is refused too.
+# sealed once, and an event that an `audit.archived` event covers may be removed. SQLite fires no
+# trigger for the rows that its OR REPLACE deletes, so an UPDATE or INSERT that would replace one is
+# refused too.
 FORBID = {
     "postgresql": ["""
 CREATE FUNCTION accounts_auditevent_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -108,6 +108,7 @@ class Migration(migrations.Migration):
                 ('email', models.EmailField(max_length=254, unique=True, verbose_name='e-mail address')),
                 ('name', models.CharField(blank=True, max_length=64)),
                 ('country_of_residence', models.CharField(blank=True, max_length=2)),
+                ('language', models.CharField(choices=[('en', 'English'), ('zh-hans', '简体中文')], default='en', help_text='of the mails to this user', max_length=16)),
                 ('kind', models.CharField(choices=[('person', 'Person'), ('team', 'Team')], default='person', max_length=8)),
                 ('quotas', models.JSONField(blank=True, default=dict, help_text='limits other than the default, as JSON: {"certificates": 9}; null: no limit', validators=[accounts.quotas.validate])),
                 ('groups', models.ManyToManyField(blank=True, help_text='The groups this user belongs to. A user will get all permissions granted to each of their groups.', related_name='user_set', related_query_name='user', to='auth.group', verbose_name='groups')),

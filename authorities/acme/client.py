@@ -27,6 +27,7 @@ from authorities.base import (
 )
 from authorities.errors import Refused, Unexplained
 from certctrl import outgoing
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, Wait
 
 MAX_URL = 500  # characters; the size of the columns
@@ -115,7 +116,7 @@ class AcmeCA:
             terms_of_service_agreed=True,
             external_account_binding=self._binding(),
         )
-        response = network.ask(directory_of(network)["newAccount"], message, "the account")
+        response = network.ask(directory_of(network)["newAccount"], message, _("the account"))
         self.url = self._location(response)
         return AccountResource(
             url=self.url, status=str(json_of(response, network.label).get("status") or "valid")
@@ -141,9 +142,10 @@ class AcmeCA:
         """
         network = self.network
         identifiers = [identifier_of(name) for name in names]
-        what = f"the order for {names[0]}" + (
-            f" and {len(names) - 1} more" if len(names) > 1 else ""
-        )
+        what = _("the order for %(name)s", name=names[0])
+        if len(names) > 1:
+            more = len(names) - 1
+            what = _("the order for %(name)s and %(more)s more", name=names[0], more=more)
         message = NewOrder(
             identifiers=identifiers, profile=profile or None, replaces=replaces or None
         )
@@ -151,10 +153,10 @@ class AcmeCA:
         return self._order_of(self._location(response), response)
 
     def read_order(self, url: str) -> OrderResource:
-        return self._order_of(url, self._ask(url, None, "to show the order", named=True))
+        return self._order_of(url, self._ask(url, None, _("to show the order"), named=True))
 
     def read_authorization(self, url: str) -> AuthorizationResource:
-        response = self._ask(url, None, "to show the authorization", named=True)
+        response = self._ask(url, None, _("to show the authorization"), named=True)
         try:
             return self._authorization_of(url, json_of(response, self.network.label), response)
         except UNREADABLE as exc:
@@ -167,7 +169,9 @@ class AcmeCA:
         happened to it. So only permanent refusals are raised.
         """
         try:
-            self._ask(challenge_url, ChallengeAnswer(), "the answer to the challenge", named=True)
+            self._ask(
+                challenge_url, ChallengeAnswer(), _("the answer to the challenge"), named=True
+            )
         except (NotYet, Unexplained) as refused:
             return refused.what
         except Refused as refused:
@@ -177,13 +181,14 @@ class AcmeCA:
 
     def deactivate(self, authorization_url: str) -> None:
         message = messages.UpdateAuthorization(status=messages.STATUS_DEACTIVATED)
-        self._ask(authorization_url, message, "to deactivate the authorization", named=True)
+        self._ask(authorization_url, message, _("to deactivate the authorization"), named=True)
 
     def finalize(self, order: OrderResource, csr_pem: str) -> OrderResource:
         """Send the CSR (RFC 8555, 7.4). Raise Wait for orderNotReady."""
         request = messages.CertificateRequest(csr=x509.load_pem_x509_csr(csr_pem.encode()))
         return self._order_of(
-            order.url, self._ask(order.finalize_url, request, "the certificate request", named=True)
+            order.url,
+            self._ask(order.finalize_url, request, _("the certificate request"), named=True),
         )
 
     def download(
@@ -203,13 +208,16 @@ class AcmeCA:
 
     def _chain(self, url: str) -> tuple[str, str]:
         """Return a chain as PEM, and the Link header of the response."""
-        response = self._ask(url, None, "the certificate", accept=PEM_CHAIN, named=True)
+        response = self._ask(url, None, _("the certificate"), accept=PEM_CHAIN, named=True)
         if "-----BEGIN CERTIFICATE-----" not in response.text:
             kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
             raise Trouble(
                 errors.ERROR,
-                f"{self.network.label} answered {kind} instead of a certificate chain. It is "
-                "retried.",
+                _(
+                    "%(label)s answered %(kind)s instead of a certificate chain. It is retried.",
+                    label=self.network.label,
+                    kind=kind,
+                ),
             )
         return response.text, response.headers.get("Link", "")
 
@@ -232,14 +240,14 @@ class AcmeCA:
         except KeyError:
             raise Refused(
                 "ca_no_revocation",
-                f"{network.label} does not revoke certificates. Ask the CA.",
+                _("%(label)s does not revoke certificates. Ask the CA.", label=network.label),
                 permanent=True,
             ) from None
         try:
             self._ask(
                 url,
                 messages.Revocation(certificate=leaf, reason=reason),
-                "to revoke the certificate",
+                _("to revoke the certificate"),
             )
         except Refused as refused:
             if refused.code != "ca_already_revoked":
@@ -271,7 +279,10 @@ class AcmeCA:
         if not self.url:
             raise Trouble(
                 errors.UNKNOWN_ACCOUNT,
-                f"The account is not registered at {self.directory_url} yet. Wait until it is.",
+                _(
+                    "The account is not registered at %(directory_url)s yet. Wait until it is.",
+                    directory_url=self.directory_url,
+                ),
             )
         return self.network.ask(url, message, what, kid=self.url, accept=accept, named=named)
 
@@ -282,7 +293,10 @@ class AcmeCA:
         ):
             raise Trouble(
                 errors.ERROR,
-                f"{self.network.label} did not send the URL of the new resource. Try again later.",
+                _(
+                    "%(label)s did not send the URL of the new resource. Try again later.",
+                    label=self.network.label,
+                ),
             )
         return self._url(location, response)
 
@@ -293,9 +307,12 @@ class AcmeCA:
         """
         url = absolute(str(response.url), _texts([found])[0])
         if len(url) > MAX_URL:
-            what = (
-                f"{self.network.label} sent a URL of {len(url)} characters. The limit is "
-                f"{MAX_URL}. Tell the CA."
+            what = _(
+                "%(label)s sent a URL of %(count)s characters. The limit is %(max_url)s. "
+                "Tell the CA.",
+                label=self.network.label,
+                count=len(url),
+                max_url=MAX_URL,
             )
             raise Refused(errors.BAD_URL, what)
         return url
@@ -314,9 +331,9 @@ class AcmeCA:
                 self._key.public_key(), self.external.kid, hmac_key, directory, "HS256"
             )
         except (ValueError, TypeError, JoseError):
-            what = (
-                "The HMAC key of the external account binding is not base64. Copy it again "
-                "from the CA."
+            what = _(
+                "The HMAC key of the external account binding is not base64. Copy it "
+                "again from the CA."
             )
             raise Refused(errors.BAD_EAB, what, permanent=True) from None
 
@@ -349,15 +366,19 @@ class AcmeCA:
         """
         name = _texts([document["identifier"]["value"]])[0]
         if len(name) > MAX_NAME:
-            what = (
-                f"{self.network.label} requires an authorization for a name of {len(name)} "
-                "characters, which no DNS name can have. Tell the CA."
+            what = _(
+                "%(label)s requires an authorization for a name of %(count)s characters, "
+                "which no DNS name can have. Tell the CA.",
+                label=self.network.label,
+                count=len(name),
             )
             raise Refused(errors.WRONG_IDENTIFIER, what, permanent=True)
         listed, status = document.get("challenges") or (), _texts([document["status"]])[0]
         if status == "pending" and not listed:
-            about = (
-                f"{self.network.label} shows the authorization for {name} without its challenges"
+            about = _(
+                "%(label)s shows the authorization for %(name)s without its challenges",
+                label=self.network.label,
+                name=name,
             )
             raise NotYet(errors.ERROR, f"{about}.", about)
         return AuthorizationResource(
@@ -394,8 +415,13 @@ class AcmeCA:
         kind = type(exc).__name__
         return Trouble(
             errors.ERROR,
-            f"{self.network.label} sent an {what} that does not match RFC 8555 ({kind}). It "
-            "is retried.",
+            _(
+                "%(label)s sent an %(what)s that does not match RFC 8555 (%(kind)s). It is "
+                "retried.",
+                label=self.network.label,
+                what=what,
+                kind=kind,
+            ),
         )
 
 

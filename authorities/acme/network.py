@@ -26,6 +26,7 @@ from authorities.acme.problems import (
 from authorities.base import Reach, RenewalInfoResource
 from authorities.errors import Refused
 from certctrl import clock, outgoing
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from dnsclient.names import registered_domain, shown
 
@@ -153,14 +154,17 @@ class Network:
         if not nonce:
             raise Trouble(
                 errors.ERROR,
-                f"{self.label} sends no nonces, so it is not an ACME server. Check the "
-                "directory_url.",
+                _(
+                    "%(label)s sends no nonces, so it is not an ACME server. Check the "
+                    "directory_url.",
+                    label=self.label,
+                ),
             )
         return nonce
 
     @property
     def label(self) -> str:
-        return f"The CA at {self.connection.host}"
+        return _("The CA at %(host)s", host=self.connection.host)
 
     def _send_request(
         self,
@@ -185,7 +189,7 @@ class Network:
         except requests.RequestException as exc:
             self.connection.directory = None
             self.connection.nonces.clear()
-            what = f"{self.label} could not be reached. {exc}"
+            what = _("%(label)s could not be reached. %(exc)s", label=self.label, exc=exc)
             exchanges.record(method, url, sent, began, error=what)
             raise Trouble(errors.UNREACHABLE, what) from None
         response.encoding = "utf-8"
@@ -210,9 +214,11 @@ class Network:
         directory_url = self.connection.directory_url
         host, home = hosts = _host_of(url), self.connection.home
         if host and _is_https(directory_url) and not _is_https(url):
-            what = (
-                f"{self.label} sent an http address at {shown(host)}, although its directory "
-                "is https. It is not called."
+            what = _(
+                "%(label)s sent an http address at %(host)s, although its directory is "
+                "https. It is not called.",
+                label=self.label,
+                host=shown(host),
             )
             raise Refused(errors.BAD_URL, what)
         if not host or host == home or host in self.reach.hosts:
@@ -221,10 +227,12 @@ class Network:
             home
         ):
             return
-        what = (
-            f"{self.label} sent an address at {shown(host)}, which is not in the domain of "
-            "its directory. It is not called. If it belongs to the CA, the operator can list "
-            "it in `hosts` of the CA in ACME_CAS."
+        what = _(
+            "%(label)s sent an address at %(host)s, which is not in the domain of its "
+            "directory. It is not called. If it belongs to the CA, the operator can list "
+            "it in `hosts` of the CA in ACME_CAS.",
+            label=self.label,
+            host=shown(host),
         )
         raise Refused(errors.BAD_URL, what)
 
@@ -234,7 +242,12 @@ class Network:
         if refusal.status >= 500 or refusal.status in (404, 405):
             self.connection.directory = None  # the CA may have new URLs
         with_eab = bool(getattr(message, "external_account_binding", None))
-        return trouble_of(refusal, f"{self.label} refused {what}", with_eab, named=named)
+        return trouble_of(
+            refusal,
+            _("%(label)s refused %(what)s", label=self.label, what=what),
+            with_eab,
+            named=named,
+        )
 
     def read_directory(self) -> Directory:
         """Read the CA's directory, keep it, and return it.
@@ -243,15 +256,17 @@ class Network:
         """
         response = self._send_request("GET", self.connection.directory_url)
         if refusal := refusal_of(response):
-            said = trouble_of(refusal, f"{self.label} does not show its directory")
+            said = trouble_of(refusal, _("%(label)s does not show its directory", label=self.label))
             pause = said.retry_after if isinstance(said, Trouble) else None
-            raise Trouble(errors.ERROR, str(said), retry_after=pause)
+            raise Trouble(errors.ERROR, said.what, retry_after=pause)
         document = json_of(response, self.label)
         missing = [name for name in NEEDED if not isinstance(document.get(name), str)]
         if missing:
-            what = (
-                f"{self.connection.directory_url} is not an ACME directory, because it has no "
-                f"{missing[0]}. Check the directory_url."
+            what = _(
+                "%(directory_url)s is not an ACME directory, because it has no "
+                "%(missing)s. Check the directory_url.",
+                directory_url=self.connection.directory_url,
+                missing=missing[0],
             )
             raise Trouble(errors.ERROR, what)
         base = str(response.url)
@@ -269,13 +284,13 @@ class Network:
         """Return the renewal window at the URL (RFC 9773). Raise Refused when there is none."""
         response = self._send_request("GET", url)
         if refusal := refusal_of(response):
-            what = f"{self.label} does not say when to renew"
+            what = _("%(label)s does not say when to renew", label=self.label)
             said = trouble_of(refusal, what)
             raise said if isinstance(said, Trouble) else Refused(errors.ERROR, f"{what}: {said}")
         try:
             return RenewalInfoResource.of(json_of(response, self.label), outgoing.wait_of(response))
         except (*UNREADABLE, Trouble):
-            what = f"{self.label} sent no renewal window as in RFC 9773."
+            what = _("%(label)s sent no renewal window as in RFC 9773.", label=self.label)
             raise Refused(errors.ERROR, what) from None
 
 

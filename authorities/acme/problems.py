@@ -24,6 +24,7 @@ from authorities.errors import (
     Unexplained,
 )
 from certctrl import clock, outgoing
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, Wait, printable
 
 PREFIX = "urn:ietf:params:acme:error:"
@@ -136,17 +137,24 @@ def trouble_of(
     request had an external account binding. `named`: the CA itself gave the URL of the resource.
     """
     problem = problem_of(answer.document, refused=True) or Problem("", "")
-    said = f"{what}: {problem}" if problem.detail else f"{what} (HTTP {answer.status})."
+    if problem.detail:
+        said = told = _("%(what)s: %(said)s", what=what, said=problem)
+    else:
+        told = _("%(what)s (HTTP %(status)s)", what=what, status=answer.status)
+        said = _("%(what)s (HTTP %(status)s).", what=what, status=answer.status)
     if problem.type == "orderNotReady":
         return Wait(
-            answer.retry_after or ORDER_NOT_READY_PAUSE, "The CA is not ready for the CSR yet."
+            answer.retry_after or ORDER_NOT_READY_PAUSE, _("The CA is not ready for the CSR yet.")
         )
     if problem.type == "rateLimited" or answer.status == 429:
         if PAUSED_IN_WORDS.search(problem.detail):
             return Refused(
                 PAUSED,
-                f"{said.rstrip('.')}. Retries do not help. Open the CA's page to unpause the name,"
-                " then request the certificate again.",
+                _(
+                    "%(told)s. Retries do not help. Open the CA's page to unpause the name, then "
+                    "request the certificate again.",
+                    told=told,
+                ),
                 permanent=True,
             )
         return Trouble(RATE_LIMITED, said, retry_after=_rate_limit_pause(answer, problem))
@@ -156,10 +164,12 @@ def trouble_of(
         return Trouble(ERROR, said, retry_after=answer.retry_after)
     if with_eab and problem.type in ("unauthorized", "malformed"):
         return Refused(
-            BAD_EAB, f"{said.rstrip('.')}. Check the EAB key id and HMAC key.", permanent=True
+            BAD_EAB,
+            _("%(told)s. Check the EAB key id and HMAC key.", told=told),
+            permanent=True,
         )
     if named and _is_not_there(answer, problem):
-        return NotYet(NOT_FOUND, f"{said.rstrip('.')}. It may not exist yet.", what)
+        return NotYet(NOT_FOUND, _("%(told)s. It may not exist yet.", told=told), what)
     kind = Refused if answer.document else Unexplained
     if answer.status in (404, 410) and problem.type in WRAPPERS:
         return kind(NOT_FOUND, said)
@@ -228,8 +238,13 @@ def json_of(response: requests.Response, label: str) -> dict[str, Any]:
         kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
         raise Trouble(
             ERROR,
-            f"{label} answered {kind} instead of a JSON object (HTTP {response.status_code}). "
-            "Check the directory_url.",
+            _(
+                "%(label)s answered %(kind)s instead of a JSON object (HTTP "
+                "%(status_code)s). Check the directory_url.",
+                label=label,
+                kind=kind,
+                status_code=response.status_code,
+            ),
         )
     return document
 

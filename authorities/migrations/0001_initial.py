@@ -1,3 +1,4 @@
+import certctrl.sentences
 import django.db.models.deletion
 from django.conf import settings
 from django.db import migrations, models
@@ -32,7 +33,7 @@ class Migration(migrations.Migration):
                 ('thumbprint', models.CharField(blank=True, help_text='of the account key (RFC 7638)', max_length=64)),
                 ('eab_kid', models.CharField(blank=True, max_length=255)),
                 ('error_code', models.CharField(blank=True, max_length=64)),
-                ('error_what', models.TextField(blank=True)),
+                ('error_what', certctrl.sentences.SentenceField(blank=True)),
                 ('defaults', models.JSONField(default=dict, help_text='key_type, key_size and validity_seconds of its certificates')),
                 ('staging_first', models.BooleanField(default=False, help_text="after three failures in a row, the next attempt is tested at the CA's staging first")),
                 ('log_level', models.CharField(blank=True, help_text='with debug, every exchange with the CA is stored', max_length=8)),
@@ -58,6 +59,7 @@ class Migration(migrations.Migration):
                 ('attempt_id', models.BigIntegerField(blank=True, db_index=True, help_text='null while the account is registered', null=True)),
                 ('at', models.DateTimeField(db_index=True)),
                 ('step', models.CharField(blank=True, max_length=16)),
+                ('party', models.CharField(blank=True, help_text='the DNS provider; empty for the CA', max_length=64)),
                 ('method', models.CharField(max_length=8)),
                 ('url', models.CharField(max_length=500)),
                 ('request', models.JSONField(blank=True, help_text='the payload, if requests are saved', null=True)),
@@ -65,7 +67,7 @@ class Migration(migrations.Migration):
                 ('headers', models.JSONField(default=dict, help_text='the important headers of the response')),
                 ('body', models.TextField(blank=True)),
                 ('problem', models.JSONField(blank=True, null=True)),
-                ('error', models.TextField(blank=True, help_text='why there was no response')),
+                ('error', certctrl.sentences.SentenceField(blank=True, help_text='why there was no response')),
                 ('took_ms', models.PositiveIntegerField(default=0)),
                 ('account', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='exchanges', to='authorities.acmeaccount')),
             ],

@@ -17,6 +17,7 @@ from authorities.errors import Refused
 from authorities.models import PrivateCA
 from certctrl import clock
 from certctrl.errors import RateLimited
+from certctrl.sentences import sentence as _
 from keystore import envelope
 
 PREFIX = "privateca:"
@@ -125,11 +126,12 @@ def sign(
     """
     now = clock.now().replace(microsecond=0)
     if issuer.not_valid_after_utc <= now:
-        what = (
-            f"The private CA {pki.name_of(issuer.subject)} expired at "
-            f"{issuer.not_valid_after_utc:%Y-%m-%d %H:%M} UTC. Create a new CA, and install "
-            "its certificate where the old one is trusted. Then give the certificates an "
-            "account of the new CA (acme_account_id)."
+        what = _(
+            "The private CA %(name_of)s expired at %(not_valid_after_utc)s UTC. Create a "
+            "new CA, and install its certificate where the old one is trusted. Then give "
+            "the certificates an account of the new CA (acme_account_id).",
+            name_of=pki.name_of(issuer.subject),
+            not_valid_after_utc=format(issuer.not_valid_after_utc, "%Y-%m-%d %H:%M"),
         )
         raise Refused("ca_expired", what, permanent=True)
     validity = timedelta(seconds=validity_seconds) if validity_seconds else DEFAULT_VALIDITY
@@ -193,9 +195,10 @@ def _new_key(owner: Any, key_type: str, key_size: int) -> pki.PrivateKey:
         with keyqueue.one_at_a_time(owner.pk):
             return pki.new_key(key_type, key_size)
     except keyqueue.Busy:
-        what = (
+        what = _(
             "This server is already generating RSA keys for you. Send it again in "
-            f"{RETRY_AFTER} seconds."
+            "%(retry_after)s seconds.",
+            retry_after=RETRY_AFTER,
         )
         raise RateLimited(what, retry_after=RETRY_AFTER) from None
 

@@ -15,6 +15,7 @@ from authorities.models import PrivateCA
 from authorities.privateca.authority import BACKDATED, KEY_USAGES, _key_usage, _new_key
 from certctrl import clock
 from certctrl.errors import Invalid, MissingField
+from certctrl.sentences import sentence as _
 from keystore import envelope
 
 DEFAULT_CA_DAYS = 3650
@@ -38,7 +39,7 @@ def create_private_ca(owner: Any, data: Mapping[str, Any]) -> PrivateCA:
     given = {field: value for field, value in data.items() if value not in ("", None)}
     name = _text(given, "name", 64)
     if not name:
-        raise MissingField("name is missing. Give the CA a name.", field="name")
+        raise MissingField(_("name is missing. Give the CA a name."), field="name")
     subject = {field: _text(given, field, 64) for field in TEXT_FIELDS}
     subject["common_name"] = _common_name(subject["common_name"], name)
     subject["country"] = _country(subject["country"])
@@ -96,9 +97,14 @@ def self_signed(
 def _text(given: Mapping[str, Any], field: str, most: int) -> str:
     value = given.get(field, "")
     if not isinstance(value, str) or not value.isprintable():
-        raise Invalid(f"{field} must be plain text without control characters.", field=field)
+        raise Invalid(
+            _("%(field)s must be plain text without control characters.", field=field), field=field
+        )
     if len(value.strip()) > most:
-        raise Invalid(f"{field} may have at most {most} characters.", field=field)
+        raise Invalid(
+            _("%(field)s may have at most %(most)s characters.", field=field, most=most),
+            field=field,
+        )
     return value.strip()
 
 
@@ -110,18 +116,20 @@ def _common_name(given: str, name: str) -> str:
     """
     field, common_name = ("common_name", given) if given else ("name", name)
     if len(common_name.encode()) > pki.MAX_COMMON_NAME:
-        what = (
-            f"{field} is longer than {pki.MAX_COMMON_NAME} bytes in UTF-8, the most that a "
-            "certificate can have."
+        what = _(
+            "%(field)s is longer than %(max_common_name)s bytes in UTF-8, the most that "
+            "a certificate can have.",
+            field=field,
+            max_common_name=pki.MAX_COMMON_NAME,
         )
-        raise Invalid(f"{what} Give a shorter common_name.", field=field)
+        raise Invalid(_("%(what)s Give a shorter common_name.", what=what), field=field)
     return common_name
 
 
 def _country(value: str) -> str:
     if value and not re.fullmatch(r"[A-Za-z]{2}", value):
         raise Invalid(
-            "country must be the two letters of ISO 3166, for example SE.", field="country"
+            _("country must be the two letters of ISO 3166, for example SE."), field="country"
         )
     return value.upper()
 
@@ -137,20 +145,28 @@ def _whole(
         or not re.fullmatch(r"[0-9]{1,9}", str(value))
         or not least <= int(value) <= most
     ):
-        raise Invalid(f"{field} must be a whole number from {least} to {most}.", field=field)
+        raise Invalid(
+            _(
+                "%(field)s must be a whole number from %(least)s to %(most)s.",
+                field=field,
+                least=least,
+                most=most,
+            ),
+            field=field,
+        )
     return int(value)
 
 
 def _key_kind(given: Mapping[str, Any]) -> tuple[str, int]:
     key_type = _text(given, "algorithm", 16).lower() or "ecdsa"
     if key_type not in pki.KEY_SIZES:
-        raise Invalid("algorithm must be ECDSA or RSA.", field="algorithm")
+        raise Invalid(_("algorithm must be ECDSA or RSA."), field="algorithm")
     size = _whole(given, "key_size", None, 1, 16384)
     if key_type == "ecdsa":
         return key_type, _curve_size(given, size)
     size = size or pki.RSA_SIZES[-1]
     if size not in pki.RSA_SIZES:
-        raise Invalid("key_size of an RSA key must be 2048, 3072 or 4096.", field="key_size")
+        raise Invalid(_("key_size of an RSA key must be 2048, 3072 or 4096."), field="key_size")
     return key_type, size
 
 
@@ -161,11 +177,11 @@ def _curve_size(given: Mapping[str, Any], size: int | None) -> int:
     """
     curve = _text(given, "curve_name", 32)
     if curve and curve not in CURVE_SIZES:
-        raise Invalid("curve_name must be prime256v1 or secp384r1.", field="curve_name")
+        raise Invalid(_("curve_name must be prime256v1 or secp384r1."), field="curve_name")
     by_curve = CURVE_SIZES.get(curve, size or 256)
     if by_curve not in CURVE_NAMES or size not in (None, by_curve):
         raise Invalid(
-            "key_size of an ECDSA key must be 256 (prime256v1) or 384 (secp384r1).",
+            _("key_size of an ECDSA key must be 256 (prime256v1) or 384 (secp384r1)."),
             field="key_size",
         )
     return by_curve
@@ -176,11 +192,15 @@ def _usages(given: Mapping[str, Any]) -> set[str]:
     names = {each.strip() for each in text.split(",")}
     if not names <= set(KEY_USAGES):
         raise Invalid(
-            f"key_usage must be a comma list of {', '.join(KEY_USAGES)}.", field="key_usage"
+            _(
+                "key_usage must be a comma list of %(key_usages)s.",
+                key_usages=", ".join(KEY_USAGES),
+            ),
+            field="key_usage",
         )
     if "keyCertSign" not in names:
         raise Invalid(
-            "key_usage must contain keyCertSign, because a CA signs certificates.",
+            _("key_usage must contain keyCertSign, because a CA signs certificates."),
             field="key_usage",
         )
     return {KEY_USAGES[name] for name in names}

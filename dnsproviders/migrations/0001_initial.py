@@ -1,3 +1,4 @@
+import certctrl.sentences
 import django.db.models.deletion
 from django.conf import settings
 from django.db import migrations, models
@@ -34,7 +35,7 @@ class Migration(migrations.Migration):
                 ('propagation_timeout', models.PositiveIntegerField(default=1800, help_text='seconds')),
                 ('settle', models.PositiveIntegerField(default=0, help_text='seconds to wait after the last server shows a record')),
                 ('checked_at', models.DateTimeField(blank=True, null=True)),
-                ('last_error', models.TextField(blank=True)),
+                ('last_error', certctrl.sentences.SentenceField(blank=True)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('retired_at', models.DateTimeField(blank=True, null=True)),
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='dns_credentials', to=settings.AUTH_USER_MODEL)),
@@ -57,7 +58,7 @@ class Migration(migrations.Migration):
                 ('presented_at', models.DateTimeField(blank=True, null=True)),
                 ('cleaned_at', models.DateTimeField(blank=True, null=True)),
                 ('unsure_until', models.DateTimeField(blank=True, null=True)),
-                ('left_behind', models.TextField(blank=True, help_text='why the last cleanup failed')),
+                ('left_behind', certctrl.sentences.SentenceField(blank=True, help_text='why the last cleanup failed')),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('credential', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='records', to='dnsproviders.dnscredential')),
             ],

@@ -20,6 +20,7 @@ import requests
 from django.conf import settings
 
 from certctrl import clock, outgoing
+from certctrl.sentences import sentence as _
 from certctrl.turns import Wait
 from dnsclient.names import a_label, suffixes
 from dnsproviders.base import (
@@ -87,18 +88,21 @@ CODES = {
     "MissingParameter": FOR_GOOD,
 }
 HINTS = {
-    "InvalidTimeStamp": "This server's clock is wrong by more than 15 minutes. Set it",
-    "Forbidden.RAM": "The policy of the RAM user lacks the action, or names another domain. "
-    "Change the policy",
-    "SubDomainInvalid": "Alibaba Cloud does not accept this name. Leave it out of the "
-    "certificate, or delegate its challenge",
-    "QuotaExceeded": "Remove old records, or choose a larger plan",
+    "InvalidTimeStamp": _("This server's clock is wrong by more than 15 minutes. Set it."),
+    "Forbidden.RAM": _(
+        "The policy of the RAM user lacks the action, or names another domain. Change the policy."
+    ),
+    "SubDomainInvalid": _(
+        "Alibaba Cloud does not accept this name. Leave it out of the certificate, or "
+        "delegate its challenge."
+    ),
+    "QuotaExceeded": _("Remove old records, or choose a larger plan."),
 }
 
 
 def checked_key(value: str) -> str:
     if not re.fullmatch(r"[!-~]+", value):
-        raise ValueError("must be ASCII without spaces")
+        raise ValueError(_("must be ASCII without spaces"))
     return value
 
 
@@ -110,12 +114,12 @@ class Aliyun(Provider):
     fields = (
         Field(
             "access_key_id",
-            "AccessKey ID",
+            _("AccessKey ID"),
             most=128,
             check=checked_key,
-            help="Key of a RAM user with rights for DNS only.",
+            help=_("Key of a RAM user with rights for DNS only."),
         ),
-        Field("access_key_secret", "AccessKey secret", secret=True, check=checked_key),
+        Field("access_key_secret", _("AccessKey secret"), secret=True, check=checked_key),
     )
 
     def zone_of(self, name: str) -> str:
@@ -139,9 +143,11 @@ class Aliyun(Provider):
                 raise self._error(answer)
         if refused:
             raise refused
-        what = (
-            f"Aliyun shows this key no domain for {name}. It shows {self._visible_domains()}. "
-            "Add the domain, or use another key."
+        what = _(
+            "Aliyun shows this key no domain for %(name)s. It shows %(visible_domains)s. "
+            "Add the domain, or use another key.",
+            name=name,
+            visible_domains=self._visible_domains(),
         )
         raise ProviderError("dns_zone_not_found", what, permanent=True)
 
@@ -161,7 +167,7 @@ class Aliyun(Provider):
         if not answer.get("Code") and not answer.get("RecordId"):
             raise ProviderError(
                 "dns_bad_answer",
-                "Aliyun answered without the id of the new record. Try again later.",
+                _("Aliyun answered without the id of the new record. Try again later."),
             )
 
     def cleanup(self, record: TxtRecord) -> int:
@@ -171,16 +177,16 @@ class Aliyun(Provider):
         """List the domains of the account, to check the key. The account must have a domain."""
         answer = self._done("DescribeDomains", PageSize=1)
         if not answer.get("TotalCount"):
-            what = (
-                "Aliyun accepts the key, but its account has no domain. Add the domain to "
-                "Alibaba Cloud DNS."
+            what = _(
+                "Aliyun accepts the key, but its account has no domain. Add the domain "
+                "to Alibaba Cloud DNS."
             )
             raise ProviderError("dns_zone_not_found", what, permanent=True)
 
     def _visible_domains(self) -> str:
         answer = self._call("DescribeDomains", PageSize=20)
         if answer.get("Code"):
-            return "domains that it may not list"
+            return _("domains that it may not list")
         with self.as_documented():
             return listed(
                 [each["DomainName"] for each in answer["Domains"]["Domain"]], answer["TotalCount"]
@@ -210,7 +216,11 @@ class Aliyun(Provider):
         """
         key = f"aliyun zone {hashlib.sha256(zone.encode()).hexdigest()[:32]}"
         return Gate(
-            key, f"Aliyun makes one change of {zone} at a time, and another one is in progress."
+            key,
+            _(
+                "Aliyun makes one change of %(zone)s at a time, and another one is in progress.",
+                zone=zone,
+            ),
         )
 
     def _pages(self, **params: Any) -> Iterator[dict[str, Any]]:
@@ -235,7 +245,8 @@ class Aliyun(Provider):
         api = urlsplit(settings.ALIYUN_API_URL)
         query = canonical_query(params)
         headers = self._signed(action, api.netloc.lower(), query)
-        response = self.send("POST", f"{api.scheme}://{api.netloc}/?{query}", headers=headers)
+        url = f"{api.scheme}://{api.netloc}/?{query}"
+        response = self.send("POST", url, action=action, headers=headers)
         answer = self.json_of(response)
         code = str(answer.get("Code") or "")
         if code.startswith(TOO_SOON) or (not response.ok and not code):
@@ -252,7 +263,9 @@ class Aliyun(Provider):
             if "(Throttling" in words:
                 self.pace.pause(seconds)
             raise Wait(
-                seconds, f"Aliyun limits the rate of requests{self.said(response)}.", imposed=True
+                seconds,
+                _("Aliyun limits the rate of requests%(said)s.", said=self.said(response)),
+                imposed=True,
             )
         return super().refusal(response)
 
@@ -281,8 +294,12 @@ class Aliyun(Provider):
         said = self.quote(f"{answer.get('Message')} ({code})")
         kind = _kind(code)
         hint = _by_code(HINTS, code)
-        verb = "refused the key" if kind == CREDENTIAL else "answered"
-        what = f"Aliyun {verb}: {said}{f'. {hint}' if hint else ''}."
+        if kind == CREDENTIAL:
+            what: str = _("Aliyun refused the key: %(said)s.", said=said)
+        else:
+            what = _("Aliyun answered: %(said)s.", said=said)
+        if hint:
+            what = _("%(what)s %(hint)s", what=what, hint=hint)
         return ProviderError(kind.code, what, permanent=kind.permanent)
 
     def words(self, response: requests.Response) -> str:

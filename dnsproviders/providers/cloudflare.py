@@ -8,6 +8,7 @@ import requests
 from django.conf import settings
 
 from certctrl import outgoing
+from certctrl.sentences import sentence as _
 from dnsclient.names import a_label, is_inside, suffixes
 from dnsproviders.base import (
     CREDENTIAL,
@@ -64,22 +65,29 @@ GRAVEST = (CREDENTIAL, NO_ZONE, FOR_GOOD, LIMITED)
 DEEPEST_CAUSE = 4
 # https://developers.cloudflare.com/dns/zone-setups/
 UNSERVED = {
-    "partial": "a partial zone (CNAME setup), for which other name servers answer. Convert it to a "
-    "full setup, or use a credential for those name servers. Or make the challenge a "
-    "CNAME into a zone that Cloudflare serves",
-    "secondary": "a secondary zone, whose records come from its primary server. Use a "
-    "credential for that server",
-    "internal": "an internal zone, which resolvers never see. Use the public zone",
+    "partial": _(
+        "a partial zone (CNAME setup), for which other name servers answer. Convert it to a "
+        "full setup, or use a credential for those name servers. Or make the challenge a "
+        "CNAME into a zone that Cloudflare serves"
+    ),
+    "secondary": _(
+        "a secondary zone, whose records come from its primary server. Use a credential for "
+        "that server"
+    ),
+    "internal": _("an internal zone, which resolvers never see. Use the public zone"),
 }
 # https://developers.cloudflare.com/dns/zone-setups/reference/domain-status/
 # A paused zone is not in this list, because its name servers still answer.
 INACTIVE = {
-    "initializing": "is not set up completely at Cloudflare. Finish that",
-    "pending": "is pending at Cloudflare. Enter the name servers that Cloudflare assigned at its "
-    "registrar",
-    "moved": "is marked as moved at Cloudflare, because its registrar names other name servers. "
-    "Enter Cloudflare's there, or use a credential for those name servers",
-    "deactivated": "is deactivated at Cloudflare. Activate it there",
+    "initializing": _("is not set up completely at Cloudflare. Finish that"),
+    "pending": _(
+        "is pending at Cloudflare. Enter the name servers that Cloudflare assigned at its registrar"
+    ),
+    "moved": _(
+        "is marked as moved at Cloudflare, because its registrar names other name servers. "
+        "Enter Cloudflare's there, or use a credential for those name servers"
+    ),
+    "deactivated": _("is deactivated at Cloudflare. Activate it there"),
 }
 AUTO_TTL = 1
 LEAST_TTL = 60
@@ -88,13 +96,13 @@ MOST_PAGES = 50
 
 def checked_token(value: str) -> str:
     if not re.fullmatch(r"[!-~]+", value):
-        raise ValueError("is not an API token: it must be ASCII without spaces")
+        raise ValueError(_("is not an API token: it must be ASCII without spaces"))
     return value
 
 
 def checked_zone_id(value: str) -> str:
     if not re.fullmatch(r"[0-9A-Za-z_-]{1,64}", value):
-        raise ValueError("must be the id of the zone, as its overview page shows it")
+        raise ValueError(_("must be the id of the zone, as its overview page shows it"))
     return value
 
 
@@ -105,17 +113,17 @@ class Cloudflare(Provider):
     fields = (
         Field(
             "api_token",
-            "API token",
+            _("API token"),
             secret=True,
             check=checked_token,
-            help="Zone / DNS / Edit and Zone / Zone / Read.",
+            help=_("Zone / DNS / Edit and Zone / Zone / Read."),
         ),
         Field(
             "zone_id",
-            "Zone ID",
+            _("Zone ID"),
             required=False,
             check=checked_zone_id,
-            help="Found by the names when left out.",
+            help=_("Found by the names when left out."),
         ),
     )
 
@@ -134,8 +142,11 @@ class Cloudflare(Provider):
     def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
         known = self._known.get(zone, {})
         if inactive := INACTIVE.get(str(known.get("status"))):
-            return (
-                f"The zone of {name} {inactive}. Until then resolvers may not see the TXT record."
+            return _(
+                "The zone of %(name)s %(inactive)s. Until then resolvers may not see the "
+                "TXT record.",
+                name=name,
+                inactive=inactive,
             )
         return elsewhere(self.name, str(known["name"]), name, seen) if known.get("name") else ""
 
@@ -163,15 +174,21 @@ class Cloudflare(Provider):
             # The token may have the right to write records, but not to read the zone.
             return zone_id
         if response.status_code in (400, 404) and self._kind(response) in (None, NO_ZONE):
-            what = (
-                f"Cloudflare has no zone with the id {zone_id}{self.said(response)}. Check zone_id."
+            what = _(
+                "Cloudflare has no zone with the id %(zone_id)s%(said)s. Check zone_id.",
+                zone_id=zone_id,
+                said=self.said(response),
             )
             raise ProviderError("dns_zone_not_found", what, permanent=True)
         with self.as_documented():
             found = self._result(response)["result"]
             zone = a_label(found["name"])
         if not is_inside(a_label(name), zone):
-            what = f"{name} is not inside {zone}, the zone of zone_id. Use another credential."
+            what = _(
+                "%(name)s is not inside %(zone)s, the zone of zone_id. Use another credential.",
+                name=name,
+                zone=zone,
+            )
             raise ProviderError("dns_zone_not_found", what, permanent=True)
         if unserved := UNSERVED.get(found.get("type")):
             raise _unserved(zone, unserved)
@@ -194,9 +211,11 @@ class Cloudflare(Provider):
                     return str(zone["id"])
         if passed_over:
             raise passed_over
-        what = (
-            f"Cloudflare shows this token no zone for {name}. It shows "
-            f"{self._visible_zones()}. Add the zone to the token."
+        what = _(
+            "Cloudflare shows this token no zone for %(name)s. It shows "
+            "%(visible_zones)s. Add the zone to the token.",
+            name=name,
+            visible_zones=self._visible_zones(),
         )
         raise ProviderError("dns_zone_not_found", what, permanent=True)
 
@@ -211,7 +230,7 @@ class Cloudflare(Provider):
     def _first_zone(self) -> str:
         zones = self._get("zones", per_page=5)["result"]
         if not zones:
-            what = (
+            what = _(
                 "Cloudflare accepts the token, but shows it no zone. Add the zone to the "
                 "token, or give zone_id."
             )
@@ -265,12 +284,18 @@ class Cloudflare(Provider):
         if kind is None or not said:
             return super().refusal(response)
         if kind == CREDENTIAL:
-            what = f"Cloudflare refused the token{said}. {self._advice()}"
+            what = _(
+                "Cloudflare refused the token%(said)s. %(advice)s", said=said, advice=self._advice()
+            )
         elif kind == LIMITED:
             self.pace.pause(outgoing.wait_of(response))
-            what = f"Cloudflare limits the rate of requests{said}."
+            what = _("Cloudflare limits the rate of requests%(said)s.", said=said)
         else:
-            what = f"Cloudflare answered {response.status_code}{said}."
+            what = _(
+                "Cloudflare answered %(status_code)s%(said)s.",
+                status_code=response.status_code,
+                said=said,
+            )
         return ProviderError(kind.code, what, kind.permanent, outgoing.wait_of(response))
 
     def _kind(self, response: requests.Response) -> ErrorKind | None:
@@ -280,11 +305,11 @@ class Cloudflare(Provider):
 
     def _advice(self) -> str:
         rights = (
-            "Zone / DNS / Edit"
+            _("Zone / DNS / Edit")
             if self.public.get("zone_id")
-            else "Zone / DNS / Edit and Zone / Zone / Read"
+            else _("Zone / DNS / Edit and Zone / Zone / Read")
         )
-        return f"It needs {rights}, and it must not be expired."
+        return _("It needs %(rights)s, and it must not be expired.", rights=rights)
 
     def _errors(self, response: requests.Response, member: str = "errors") -> list[dict[str, Any]]:
         try:
@@ -304,7 +329,11 @@ class Cloudflare(Provider):
 
 
 def _unserved(zone: str, why: str) -> ProviderError:
-    what = f"Resolvers would not see the TXT record. {zone} is at Cloudflare {why}."
+    what = _(
+        "Resolvers would not see the TXT record. %(zone)s is at Cloudflare %(why)s.",
+        zone=zone,
+        why=why,
+    )
     return ProviderError("dns_zone_not_served", what, permanent=True)
 
 

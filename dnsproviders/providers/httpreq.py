@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import requests
 
 from certctrl import errors, outgoing
+from certctrl.sentences import sentence as _
 from dnsproviders.base import Field, Provider, ProviderError, is_html
 from dnsproviders.models import TxtRecord
 
@@ -27,21 +28,21 @@ def checked_endpoint(value: str) -> str:
     """
     if "@" in value.partition("://")[2].partition("/")[0]:
         raise ValueError(
-            "must not have a user name or password; give username and password instead"
+            _("must not have a user name or password; give username and password instead")
         )
     if "?" in value or "#" in value:
         raise ValueError(
-            "must not have a query or a fragment, because /present and /cleanup are added to it"
+            _("must not have a query or a fragment, because /present and /cleanup are added to it")
         )
     url = outgoing.called(value)
     if not url or url.scheme not in ("http", "https") or not value.isascii():
-        raise ValueError("must be a URL like https://dns.example.com/acme")
+        raise ValueError(_("must be a URL like https://dns.example.com/acme"))
     return value.rstrip("/")
 
 
 def checked_username(value: str) -> str:
     if ":" in value:
-        raise ValueError("must not have a colon, which basic authentication cannot send")
+        raise ValueError(_("must not have a colon, which basic authentication cannot send"))
     return value
 
 
@@ -51,25 +52,25 @@ class HttpReq(Provider):
     fields = (
         Field(
             "endpoint",
-            "Endpoint",
+            _("Endpoint"),
             most=500,
             gets_secrets=True,
             check=checked_endpoint,
-            help="/present and /cleanup are added.",
+            help=_("/present and /cleanup are added."),
         ),
         Field(
             "username",
-            "User name",
+            _("User name"),
             required=False,
             check=checked_username,
-            help="User name of basic authentication.",
+            help=_("User name of basic authentication."),
         ),
         Field(
             "password",
-            "Password",
+            _("Password"),
             secret=True,
             required=False,
-            help="Password of basic authentication.",
+            help=_("Password of basic authentication."),
         ),
     )
 
@@ -82,7 +83,12 @@ class HttpReq(Provider):
         for name, other in (("username", "password"), ("password", "username")):
             if given.get(other) and not given.get(name):
                 raise errors.MissingField(
-                    f"{name} is missing, but {other} is given. Give both or neither.", field=name
+                    _(
+                        "%(name)s is missing, but %(other)s is given. Give both or neither.",
+                        name=name,
+                        other=other,
+                    ),
+                    field=name,
                 )
 
     def zone_of(self, name: str) -> str:
@@ -115,9 +121,11 @@ class HttpReq(Provider):
 
     def refusal(self, response: requests.Response) -> ProviderError:
         if response.status_code in NOT_THIS_CONTRACT:
-            what = (
-                f"{self.name} answered {response.status_code}{self.said(response)}. The "
-                "endpoint must support POST."
+            what = _(
+                "%(name)s answered %(status_code)s%(said)s. The endpoint must support POST.",
+                name=self.name,
+                status_code=response.status_code,
+                said=self.said(response),
             )
             return ProviderError("dns_refused", what, permanent=True)
         return super().refusal(response)
@@ -144,9 +152,11 @@ class HttpReq(Provider):
             raise self.refusal(response)
         # A login page or a parking page answers 200 to every request.
         if is_html(response):
-            what = (
-                f"{self.name} answered {response.status_code} with an HTML page. Check the "
-                "address of the endpoint."
+            what = _(
+                "%(name)s answered %(status_code)s with an HTML page. Check the address "
+                "of the endpoint.",
+                name=self.name,
+                status_code=response.status_code,
             )
             raise ProviderError("dns_bad_answer", what)
 

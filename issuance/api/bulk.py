@@ -15,6 +15,7 @@ from accounts.permissions import need
 from certctrl.api import OneOf, OwnedMixin, parsed
 from certctrl.errors import Forbidden, Invalid, MissingField
 from certctrl.jsonbody import printable
+from certctrl.sentences import sentence as _
 from issuance import services
 from issuance.api.parsing import IDEMPOTENCY_KEY, idempotency
 from issuance.models import Certificate
@@ -76,7 +77,11 @@ def refuse_unknown(sent: Any) -> None:
     known = FilterParameters().fields
     if unknown := set(sent or ()) - set(known):
         raise Invalid(
-            f"A filter has no member {printable(min(unknown))}. Use {', '.join(known)}.",
+            _(
+                "A filter has no member %(unknown)s. Use %(known)s.",
+                unknown=printable(min(unknown)),
+                known=", ".join(known),
+            ),
             field="filter",
         )
 
@@ -102,7 +107,7 @@ class LabelViewSet(OwnedMixin, GenericViewSet[Certificate]):
     def list(self, request: Request, **kwargs: Any) -> Response:
         """List the labels that you gave to certificates. A key needs `read` on all."""
         if self.granted_ids() is not None:
-            raise Forbidden("This API key may read only some certificates. Use a key for all.")
+            raise Forbidden(_("This API key may read only some certificates. Use a key for all."))
         return Response({"labels": [each.name for each in services.labels_of(self.owner)]})
 
     @extend_schema(request=LabelsRequest, responses=LabelsSerializer)
@@ -162,7 +167,7 @@ class BulkViewSet(OwnedMixin, GenericViewSet[Certificate]):
         sent: Any = request.data
         refuse_unknown(sent.get("filter"))
         if ("ids" in given) == ("filter" in given):
-            raise MissingField("Give either ids or filter.", field="ids")
+            raise MissingField(_("Give either ids or filter."), field="ids")
         need(request, self.obtype, None, BULK_ACTIONS[given["action"]])
         action = services.action_of(
             given["action"],

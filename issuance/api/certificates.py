@@ -9,12 +9,14 @@ from rest_framework import serializers
 from authorities import pki
 from certctrl.api import EpochSeconds
 from certctrl.schema import OPTIONAL
+from certctrl.sentences import joined
+from certctrl.sentences import sentence as _
 from issuance import ratelimits
 from issuance.api.attempts import ProgressSerializer, progress
 from issuance.api.preflight import DelegationSerializer
 from issuance.api.rollouts import DeploymentCountsSerializer, counts
 from issuance.challenges import delegation
-from issuance.models import Certificate, Issuance, RenewalInfo
+from issuance.models import Certificate, CertificateVersion, Issuance, RenewalInfo
 from issuance.renewal import lifetime
 
 
@@ -62,20 +64,33 @@ def note(certificate: Certificate) -> str:
         and not certificate.verified
         and not certificate.current
     )
-    told = ["Nothing is issued until every CNAME of `delegation` is set."] if waits else []
+    told: list[str] = []
+    if waits:
+        told.append(_("Nothing is issued until every CNAME of `delegation` is set."))
+    if certificate.current:
+        told.append(_note_on_revocation(certificate.current))
     if certificate.current and (added := certificate.current.added_names):
-        told.append(f"The CA added names that were not requested: {', '.join(added)}.")
+        told.append(
+            _("The CA added names that were not requested: %(added)s.", added=", ".join(added))
+        )
     return " ".join(filter(None, [*told, _note_on_key(certificate), *lifetime.notes(certificate)]))
+
+
+def _note_on_revocation(version: CertificateVersion) -> str:
+    if not version.revoke_asked_at or version.revoked_at:
+        return ""
+    asked = _("The CA has not revoked it yet. It is asked again.")
+    return joined(" ", filter(None, [asked, version.revoke_error]))
 
 
 def _note_on_key(certificate: Certificate) -> str:
     if certificate.server_decrypt_export or _is_assigned(certificate):
         return ""
     if certificate.key_policy == "DEVICE_REQUIRED":
-        return "Nothing is issued until a device is assigned (DEVICE_REQUIRED)."
+        return _("Nothing is issued until a device is assigned (DEVICE_REQUIRED).")
     if certificate.key_policy == "MASTER_ONLY":
-        return "Nobody can fetch the key yet. Set server_decrypt_export to true."
-    return "Nobody can fetch the key yet. Assign a device, or set server_decrypt_export to true."
+        return _("Nobody can fetch the key yet. Set server_decrypt_export to true.")
+    return _("Nobody can fetch the key yet. Assign a device, or set server_decrypt_export to true.")
 
 
 def _is_assigned(certificate: Certificate) -> bool:
@@ -108,6 +123,8 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
     not_before = serializers.SerializerMethodField()
     not_after = serializers.SerializerMethodField()
     fingerprint_sha256 = serializers.SerializerMethodField()
+    revoke_asked_at = EpochSeconds(source="current.revoke_asked_at", allow_null=True)
+    revoked_at = EpochSeconds(source="current.revoked_at", allow_null=True)
     issuance = serializers.SerializerMethodField()
     delegation = serializers.SerializerMethodField()
     deployment = serializers.SerializerMethodField(
@@ -157,6 +174,8 @@ class CertificateSerializer(serializers.ModelSerializer[Certificate]):
             "not_before",
             "not_after",
             "fingerprint_sha256",
+            "revoke_asked_at",
+            "revoked_at",
             "issuance",
             "delegation",
             "labels",

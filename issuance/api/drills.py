@@ -14,6 +14,7 @@ from accounts import audit
 from authorities.models import AcmeAccount
 from certctrl.api import EpochSeconds, refuse_broken_body
 from certctrl.errors import Forbidden, NotFound
+from certctrl.sentences import sentence as _
 from issuance import drills
 from issuance.models import Drill
 
@@ -110,7 +111,7 @@ class DrillViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Drill]):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         if not request.user.is_staff:
-            raise Forbidden("Only staff of this server may see or start drills.")
+            raise Forbidden(_("Only staff of this server may see or start drills."))
         refuse_broken_body(request)
 
     @extend_schema(request=DrillRequest, responses={201: CountedDrillSerializer})
@@ -159,5 +160,7 @@ def account_of(pk: int | None) -> AcmeAccount | None:
     """Return the account of any owner, or None without `pk`. Raise NotFound."""
     account = AcmeAccount.objects.filter(pk=pk).first() if pk else None
     if pk and not account:
-        raise NotFound(f"There is no ACME account {pk}. Check the id.", field="acme_account_id")
+        raise NotFound(
+            _("There is no ACME account %(pk)s. Check the id.", pk=pk), field="acme_account_id"
+        )
     return account

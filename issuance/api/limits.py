@@ -12,6 +12,7 @@ from authorities.catalog import LimitKind
 from authorities.models import AcmeAccount
 from certctrl.api import EpochSeconds, OwnedMixin
 from certctrl.errors import Forbidden
+from certctrl.sentences import sentence as _
 from issuance import ratelimits
 
 
@@ -60,5 +61,5 @@ class LimitsViewSet(OwnedMixin, GenericViewSet[AcmeAccount]):
         Of domains and names, the list has those that a certificate waits for.
         """
         if self.granted_ids() is not None:
-            raise Forbidden("This API key may read only some accounts. Use a key for all.")
+            raise Forbidden(_("This API key may read only some accounts. Use a key for all."))
         return Response(LimitSerializer(ratelimits.scarce(self.owner), many=True).data)

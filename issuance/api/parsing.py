@@ -12,6 +12,7 @@ from accounts.models import User
 from authorities import accounts, catalog, pki
 from authorities.models import AcmeAccount
 from certctrl.errors import Invalid, MissingField, NotFound
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, select
 from dnsproviders import registry
 from dnsproviders.models import DnsCredential
@@ -36,7 +37,7 @@ def idempotency(request: Request) -> Idempotency | None:
         return None
     if len(key) > 255 or not key.isprintable():
         raise Invalid(
-            "An Idempotency-Key has at most 255 printable characters.", field="Idempotency-Key"
+            _("An Idempotency-Key has at most 255 printable characters."), field="Idempotency-Key"
         )
     path = request.path.split("/me/", 1)[-1].split(f"/users/{request.user.pk}/", 1)[-1]
     return Idempotency(key, digest(request.method, path, request.data))
@@ -56,7 +57,8 @@ def spec_of(
     """
     if not given["domain"]:
         raise MissingField(
-            "The member domain is missing. Give the first name of the certificate.", field="domain"
+            _("The member domain is missing. Give the first name of the certificate."),
+            field="domain",
         )
     account = account or _account(owner, given["account"])
     sans = given["sans"] or []
@@ -70,7 +72,7 @@ def spec_of(
         credential = None  # no TXT records are needed
     elif given["issues_at_once"] and not (credential or delegation.is_offered()):
         raise MissingField(
-            "The member dns_provider_id is missing. Give the id of a DNS credential.",
+            _("The member dns_provider_id is missing. Give the id of a DNS credential."),
             field="dns_provider_id",
         )
     key_type, key_size = _key(account, given)
@@ -105,7 +107,7 @@ def changes_of(owner: User, certificate: Certificate, given: Mapping[str, Any]) 
     )
     if wanted[0] != certificate.domain or set(wanted) != set(certificate.names):
         raise Invalid(
-            "The names of a certificate do not change. Create one with the other names.",
+            _("The names of a certificate do not change. Create one with the other names."),
             field="sans",
         )
     return changes
@@ -114,7 +116,7 @@ def changes_of(owner: User, certificate: Certificate, given: Mapping[str, Any]) 
 def _account(owner: User, pk: int | None) -> AcmeAccount:
     if not pk:
         raise MissingField(
-            "The member acme_account_id is missing. Give the id of an ACME account.",
+            _("The member acme_account_id is missing. Give the id of an ACME account."),
             field="acme_account_id",
         )
     found = _accounts(owner=owner.pk, pk=pk)
@@ -146,7 +148,7 @@ def _credential(owner: User, given: Mapping[str, Any]) -> DnsCredential | None:
         return _only_one(DnsCredential.objects.filter(owner=owner, retired_at=None), wanted)
     if isinstance(wanted, bool) or not isinstance(wanted, int | str) or not 0 < int(wanted) < 2**62:
         raise Invalid(
-            "dns_provider_id must be the id of a DNS credential.", field="dns_provider_id"
+            _("dns_provider_id must be the id of a DNS credential."), field="dns_provider_id"
         )
     found = _credentials(owner=owner.pk, pk=int(wanted))
     if not found:
@@ -160,17 +162,24 @@ def _only_one(rows: QuerySet[DnsCredential], name: str) -> DnsCredential:
         provider = registry.provider_id(name)
     except Invalid as unknown:
         raise Invalid(
-            f"dns_provider_id must be an id or the name of a provider. {unknown.what}",
+            _(
+                "dns_provider_id must be an id or the name of a provider. %(unknown)s",
+                unknown=unknown,
+            ),
             field="dns_provider_id",
         ) from None
     found = list(rows.filter(provider=provider)[:2])
     if not found:
         raise NotFound(
-            f"You have no DNS credential for {provider}. Create one first.", field="dns_provider_id"
+            _("You have no DNS credential for %(provider)s. Create one first.", provider=provider),
+            field="dns_provider_id",
         )
     if len(found) > 1:
         raise Invalid(
-            f"You have several credentials for {provider}. Give the id of one.",
+            _(
+                "You have several credentials for %(provider)s. Give the id of one.",
+                provider=provider,
+            ),
             field="dns_provider_id",
         )
     credential: DnsCredential = found[0]
@@ -181,7 +190,7 @@ def _key(account: AcmeAccount, given: Mapping[str, Any]) -> tuple[str, int]:
     """Return key type and size (bits): from the request, or from the account, or ECDSA P-256."""
     key_type = given["key_type"] or account.defaults.get("key_type") or "ecdsa"
     if key_type not in pki.KEY_SIZES:
-        raise Invalid("key_type must be ecdsa or rsa.", field="key_type")
+        raise Invalid(_("key_type must be ecdsa or rsa."), field="key_type")
     key_size = given["key_size"]
     if key_size is None:
         default = (
@@ -192,5 +201,12 @@ def _key(account: AcmeAccount, given: Mapping[str, Any]) -> tuple[str, int]:
         key_size = default or min(pki.KEY_SIZES[key_type])
     if key_size not in pki.KEY_SIZES[key_type]:
         sizes = ", ".join(str(size) for size in pki.KEY_SIZES[key_type])
-        raise Invalid(f"key_size must be one of {sizes} for {key_type}.", field="key_size")
+        raise Invalid(
+            _(
+                "key_size must be one of %(sizes)s for %(key_type)s.",
+                sizes=sizes,
+                key_type=key_type,
+            ),
+            field="key_size",
+        )
     return key_type, key_size

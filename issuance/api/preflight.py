@@ -9,6 +9,8 @@ from rest_framework.throttling import UserRateThrottle
 
 from certctrl import disk
 from certctrl.errors import Unavailable
+from certctrl.sentences import sentence as _
+from issuance.api.limits import LimitSerializer
 
 log = structlog.get_logger()
 
@@ -30,7 +32,7 @@ class PreflightThrottle(UserRateThrottle):
             log.warning("preflight.uncounted", error=type(exc).__name__)
             full = disk.note(exc)
             raise full or Unavailable(
-                "DNS checks are not available now, because the cache is down. Try again later."
+                _("DNS checks are not available now, because the cache is down. Try again later.")
             ) from exc
 
 
@@ -49,6 +51,18 @@ class PreflightSerializer(serializers.Serializer[Any]):
 
     ok = serializers.BooleanField()
     findings = FindingSerializer(many=True)
+
+
+class PreflightOfRequestSerializer(PreflightSerializer):
+    """The findings, and what a second certificate with the same names would cost."""
+
+    same_names = serializers.ListField(
+        child=serializers.IntegerField(),
+        help_text="your certificates with exactly these names, newest first",
+    )
+    limit = LimitSerializer(
+        allow_null=True, help_text="the CA's limit for exactly these names; null without one"
+    )
 
 
 class DelegationCnameSerializer(serializers.Serializer[Any]):

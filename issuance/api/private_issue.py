@@ -12,8 +12,8 @@ from authorities.models import PrivateCA
 from certctrl.api import OwnedMixin, parsed
 from issuance import services
 from issuance.api import parsing
+from issuance.api.assignments import device_of
 from issuance.api.certificates import IssuingSerializer
-from issuance.api.deployments import device_of
 from issuance.api.parsing import IDEMPOTENCY_KEY, idempotency
 from issuance.api.requests import (
     CertificateRequest,

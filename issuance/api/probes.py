@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from django.utils.translation import gettext_lazy
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -12,12 +13,13 @@ from rest_framework.viewsets import GenericViewSet
 from certctrl.addresses import HOST, literal
 from certctrl.api import NO_CONTENT, CountedThrottle, EpochSeconds, OneOf, OwnedMixin, parsed
 from certctrl.errors import NotFound
+from certctrl.sentences import sentence as _
 from issuance import services
 from issuance.identifiers import WILDCARD
 from issuance.models import Certificate, Probe
 from issuance.probes import STARTTLS, Target
 
-NOT_A_HOST = "This is no address. Give a host name or an IP address, without the port."
+NOT_A_HOST = _("This is no address. Give a host name or an IP address, without the port.")
 
 
 class ProbeThrottle(CountedThrottle):
@@ -39,7 +41,9 @@ class ProbeRequest(serializers.Serializer[Any]):
         allow_null=True,
         max_length=253,
         help_text="the address if it is a name, else the domain; empty to send none",
-        error_messages={"invalid": "This is no host name. Give one, such as www.example.com."},
+        error_messages={
+            "invalid": gettext_lazy("This is no host name. Give one, such as www.example.com.")
+        },
     )
     starttls = OneOf([*STARTTLS], required=False, allow_blank=True, allow_null=True)
     daily = serializers.BooleanField(default=False)
@@ -118,6 +122,12 @@ class ProbeViewSet(OwnedMixin, GenericViewSet[Certificate]):
         certificate = self.get_object()
         probe = certificate.probes.filter(pk=probe_id).first()
         if probe is None:
-            raise NotFound(f"{certificate.domain} has no daily probe {probe_id}. Check the id.")
+            raise NotFound(
+                _(
+                    "%(domain)s has no daily probe %(probe_id)s. Check the id.",
+                    domain=certificate.domain,
+                    probe_id=probe_id,
+                )
+            )
         services.forget_probe(probe)
         return Response(status=NO_CONTENT)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from django.utils.translation import gettext_lazy
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -21,7 +22,7 @@ class DeploymentReport(serializers.Serializer[Any]):
     serial = serializers.RegexField(
         r"(?i)\A(0x)?[0-9a-f:]+\Z",
         max_length=100,
-        error_messages={"invalid": "This is no serial number. Send it in hex."},
+        error_messages={"invalid": gettext_lazy("This is no serial number. Send it in hex.")},
     )
     state = OneOf(list(STATES))
     what = serializers.CharField(required=False, allow_blank=True, allow_null=True, default="")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.utils.translation import gettext_lazy
 from rest_framework import serializers
 
 from authorities.requests import MOST_SECONDS, agree
@@ -57,7 +58,12 @@ class CertificateRequest(serializers.Serializer[Any]):
     )
     organization = serializers.CharField(required=False, allow_blank=True, max_length=64)
     organizational_unit = serializers.CharField(required=False, allow_blank=True, max_length=64)
-    country = serializers.RegexField(r"^[A-Za-z]{2}$", required=False, allow_blank=True)
+    country = serializers.RegexField(
+        r"\A[A-Za-z]{2}\Z",
+        required=False,
+        allow_blank=True,
+        error_messages={"invalid": "This is no country. Give its two letters, such as SE."},
+    )
     state = serializers.CharField(required=False, allow_blank=True, max_length=64)
     locality = serializers.CharField(required=False, allow_blank=True, max_length=64)
     key_dist_policy = OneOf(Certificate._meta.get_field("key_policy").choices or [], required=False)
@@ -68,7 +74,9 @@ class CertificateRequest(serializers.Serializer[Any]):
         allow_blank=True,
         help_text="sent if the CA's directory lists it",
         error_messages={
-            "invalid": "A profile has at most 64 letters, digits, - and _, such as shortlived."
+            "invalid": gettext_lazy(
+                "A profile has at most 64 letters, digits, - and _, such as shortlived."
+            )
         },
     )
     preferred_chain = serializers.CharField(

@@ -13,6 +13,7 @@ from rest_framework.viewsets import GenericViewSet
 
 from certctrl.api import EpochSeconds, IdConverter, OwnedMixin
 from certctrl.errors import Invalid
+from certctrl.sentences import sentence as _
 from devices.models import Device
 from issuance import services
 from issuance.models import Certificate, Deployment
@@ -107,7 +108,7 @@ class DeviceDeploymentSerializer(DeploymentSerializer):
 
 def id_of(text: str) -> int:
     if not re.fullmatch(IdConverter.regex, text):
-        raise Invalid("device is no id. Give the number of a device.", field="device")
+        raise Invalid(_("device is no id. Give the number of a device."), field="device")
     return int(text)
 
 

@@ -10,6 +10,7 @@ from rest_framework.viewsets import GenericViewSet
 
 from certctrl.api import EpochSeconds, OwnedMixin
 from certctrl.errors import Forbidden
+from certctrl.sentences import sentence as _
 from issuance import services
 from issuance.models import Certificate
 
@@ -48,5 +49,5 @@ class SummaryViewSet(OwnedMixin, GenericViewSet[Certificate]):
     def list(self, request: Request, **kwargs: Any) -> Response:
         """Return how many certificates are in which condition. A key needs `read` on all."""
         if self.granted_ids() is not None:
-            raise Forbidden("This API key may read only some certificates. Use a key for all.")
+            raise Forbidden(_("This API key may read only some certificates. Use a key for all."))
         return Response(SummarySerializer(services.summary(self.owner)).data)

@@ -4,17 +4,11 @@ from django.urls import path
 from rest_framework.routers import SimpleRouter
 
 from certctrl.api import OwnedRouter, owned_paths
+from issuance.api.assignments import AssignmentViewSet, DeploymentViewSet, KeyAssignViewSet
 from issuance.api.bulk import BulkViewSet, LabelViewSet
-from issuance.api.deployments import (
-    AssignmentViewSet,
-    DeploymentViewSet,
-    KeyAssignViewSet,
-    MaterialsView,
-    OwnCAView,
-    OwnCertificateView,
-)
 from issuance.api.drills import DrillViewSet
 from issuance.api.limits import AccountLimitsViewSet, LimitsViewSet
+from issuance.api.materials import MaterialsView, OwnCAView, OwnCertificateView
 from issuance.api.private_issue import PrivateIssueViewSet
 from issuance.api.probes import ProbeViewSet
 from issuance.api.reports import NotifyView

@@ -23,7 +23,8 @@ from authorities.models import AcmeAccount, Exchange
 from certctrl import outward
 from certctrl.api import CREATED, NO_CONTENT, CountedThrottle, OwnedMixin, parsed
 from certctrl.errors import Invalid, NotFound
-from issuance import preflight, services
+from certctrl.sentences import sentence as _
+from issuance import preflight, ratelimits, services
 from issuance.api import parsing
 from issuance.api.attempts import (
     AttemptSerializer,
@@ -39,7 +40,11 @@ from issuance.api.certificates import (
     IssuingSerializer,
 )
 from issuance.api.parsing import IDEMPOTENCY_KEY, idempotency
-from issuance.api.preflight import PreflightSerializer, PreflightThrottle
+from issuance.api.preflight import (
+    PreflightOfRequestSerializer,
+    PreflightSerializer,
+    PreflightThrottle,
+)
 from issuance.api.requests import (
     CertificateChange,
     CertificateRequest,
@@ -52,7 +57,7 @@ from issuance.models import Certificate, Deployment, Issuance
 from keystore.models import Envelope
 
 DEVICE_REQUIRED = Envelope.Policy.DEVICE_REQUIRED
-THE_CA_DECIDES = (
+THE_CA_DECIDES = _(
     "validity_seconds has no effect at this CA. The CA sets the lifetime of a certificate."
 )
 
@@ -134,7 +139,9 @@ class CertificateViewSet(
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         account = self.kwargs.get("acme_account_id")
         if account and not AcmeAccount.objects.filter(pk=account, owner=self.owner).exists():
-            raise NotFound(f"You have no ACME account {account}. Check the id.")
+            raise NotFound(
+                _("You have no ACME account %(account)s. Check the id.", account=account)
+            )
         return super().list(request, *args, **kwargs)
 
     @extend_schema(
@@ -239,7 +246,11 @@ class CertificateViewSet(
     @extend_schema(request=RevokeRequest, responses={202: CertificateSerializer})
     @action(detail=True, methods=["post"])
     def revoke(self, request: Request, **kwargs: Any) -> Response:
-        """Revoke the current version. A worker sends the revocation to the CA later."""
+        """Revoke the current version. A worker sends the revocation to the CA later.
+
+        Until the CA has confirmed it, `status` stays as it is, and `revoke_asked_at` says when it
+        was asked for.
+        """
         certificate = self.get_object()
         reason = parsed(RevokeRequest, request).get("reason", 0)
         services.revoke(certificate, reason, audit.actor_of(request), audit.ip_of(request))
@@ -273,7 +284,7 @@ class CertificateViewSet(
         ok = not any(each.blocks for each in found)
         return Response(PreflightSerializer({"ok": ok, "findings": found}).data)
 
-    @extend_schema(request=CertificateRequest, responses=PreflightSerializer)
+    @extend_schema(request=CertificateRequest, responses=PreflightOfRequestSerializer)
     @action(
         detail=False, methods=["post"], url_path="preflight", throttle_classes=[PreflightThrottle]
     )
@@ -282,8 +293,14 @@ class CertificateViewSet(
         spec = parsing.spec_of(self.owner, parsed(CertificateRequest, request))
         with outward.for_owner(self.owner.pk):
             found = services.look(self.owner, spec)
-        ok = not any(each.blocks for each in found)
-        return Response(PreflightSerializer({"ok": ok, "findings": found}).data)
+        same = self.get_queryset().filter(pk__in=services.with_names(self.owner, spec.names))
+        answer = {
+            "ok": not any(each.blocks for each in found),
+            "findings": found,
+            "same_names": list(same.values_list("pk", flat=True)),
+            "limit": ratelimits.left_of_set(spec.account, spec.names),
+        }
+        return Response(PreflightOfRequestSerializer(answer).data)
 
     def count(self, throttle: BaseThrottle) -> None:
         """Count a call in a throttle that only some calls of the action need."""
@@ -332,7 +349,7 @@ class CertificateViewSet(
         certificate = self.get_object()
         refuse_old_login(request, settings.EXPORT_LOGIN_AGE)
         if request.query_params.get("format", "zip") != "zip":
-            raise Invalid("format must be zip.", field="format")
+            raise Invalid(_("format must be zip."), field="format")
         headers = services.head(certificate)
         if request.method == "HEAD":
             # Opens no key. Streamed, because otherwise the response has `Content-Length: 0`.
@@ -356,14 +373,22 @@ def attempt_of(certificate: Certificate, wanted: str) -> Issuance:
     rows = certificate.issuances.order_by("-pk")
     if wanted:
         if not (wanted.isascii() and wanted.isdigit() and len(wanted) < 19):
-            raise Invalid("issue_history_id must be a number.", field="issue_history_id")
+            raise Invalid(_("issue_history_id must be a number."), field="issue_history_id")
         rows = rows.filter(pk=int(wanted))
     attempt = rows.first()
     if attempt:
         return attempt
     if wanted:
-        raise NotFound(f"{certificate.domain} has no attempt of this id. Check issue_history_id.")
+        raise NotFound(
+            _(
+                "%(domain)s has no attempt of this id. Check issue_history_id.",
+                domain=certificate.domain,
+            )
+        )
     raise NotFound(
-        f"{certificate.domain} has no attempt yet. Start one with POST"
-        f" .../certificates/{certificate.pk}/issues."
+        _(
+            "%(domain)s has no attempt yet. Start one with POST .../certificates/%(pk)s/issues.",
+            domain=certificate.domain,
+            pk=certificate.pk,
+        )
     )

@@ -3,11 +3,12 @@
 An attempt counts for the lanes that its next steps call, and for its owner. A lane in trouble has
 two attempts on their way, until it answers well. An owner has a part of all while others wait.
 
-Attempts that wait for their records are looked at in batches. They take no room of the others.
+Attempts that wait for their records are looked at in batches. They take no room of the others. One
+of each batch is marked, and stands for the message of all.
 """
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from django.db.models import Q, QuerySet
 
 from certctrl import dispatch
 from certctrl.dispatch import Parties, Shares
+from issuance import workflow
 from issuance.calls import COLUMNS, Calls
 from issuance.models import Issuance
 
@@ -22,8 +24,8 @@ State = Issuance.State
 # Attempts that publish again and are on their way at once. So attempts that wait for lagging
 # servers hold up no others.
 AGAIN = 100
-# Attempts that wait for a look and are on their way at once.
-LOOKED_AT = 2000
+# Messages of looks that are on their way at once. Each looks at batches until none is due.
+LOOKS = 4
 # Messages of attempts that go on at once, beyond those of all others. Many new attempts do not hold
 # them up.
 MORE_BEGUN = dispatch.SHARE
@@ -40,18 +42,8 @@ class Candidate(NamedTuple):
     """A due attempt that may get a message."""
 
     id: int
-    holder: str
     calls: Calls
     priority: int = dispatch.FIRST
-
-    @property
-    def shares_a_look(self) -> bool:
-        """Whether the attempt waits for its records and can share a look with others.
-
-        A row that a dead worker left behind gets a look of its own. It may have killed the worker,
-        and in a batch the death would count for all rows.
-        """
-        return self.calls.state == State.PRESENTED and not self.holder
 
 
 class Choice:
@@ -136,16 +128,29 @@ def choose(now: datetime) -> list[Candidate]:
     choice.take(rest, choice.room, fairly=True)
     choice.take(rest, choice.room, fairly=False)
     choice.take(every.filter(again), AGAIN - choice.again, fairly=False)
-    return [*choice.chosen.values(), *to_look_at(now)]
+    return list(choice.chosen.values())
 
 
-def to_look_at(now: datetime) -> list[Candidate]:
-    """Return the due attempts that wait for their records, the longest waiting first."""
+def to_look_at(now: datetime) -> tuple[list[int], list[Candidate]]:
+    """Return one due attempt for each message of a look, and those with a look of their own.
+
+    A message is sent for each 500 attempts that are due, those that are due longest. At most LOOKS
+    are on their way. One that is older than the lease of a look is lost, or waits behind others.
+
+    An attempt that a worker left behind gets a look of its own. It may have killed the worker, and
+    in a batch the death would count for all rows.
+    """
     waiting = Issuance.objects.filter(state=State.PRESENTED)
-    most = LOOKED_AT - waiting.on_their_way().count()
-    return list(_candidates(waiting.sendable(now), max(0, most)))
+    due = waiting.sendable(now).order_by("wake_at").values_list("id", "holder")
+    oldest = list(due[: LOOKS * workflow.BATCH])
+    lately = now - timedelta(seconds=workflow.LEASE)
+    sent = waiting.on_their_way().filter(holder="", queued_at__gte=lately).count()
+    shared = [pk for pk, holder in oldest if not holder][: max(0, LOOKS - sent) * workflow.BATCH]
+    left_behind = [pk for pk, holder in oldest if holder]
+    alone = _candidates(waiting.filter(pk__in=left_behind), len(left_behind))
+    return shared[:: workflow.BATCH], list(alone) if left_behind else []
 
 
 def _candidates(due: QuerySet[Issuance], most: int) -> Iterator[Candidate]:
-    for pk, holder, *values in due.order_by("wake_at").values_list("id", "holder", *COLUMNS)[:most]:
-        yield Candidate(pk, holder, Calls(*values))
+    for pk, *values in due.order_by("wake_at").values_list("id", *COLUMNS)[:most]:
+        yield Candidate(pk, Calls(*values))

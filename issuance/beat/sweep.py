@@ -17,9 +17,8 @@ from certctrl.dispatch import mark, unmark
 from certctrl.turns import SWEPT
 from dnsproviders import registry
 from dnsproviders.models import TxtRecord
-from issuance import probes, tasks, workflow
-from issuance.beat import clockstep
-from issuance.beat.admission import choose
+from issuance import probes, tasks
+from issuance.beat import admission, clockstep
 from issuance.beat.due import any_is_due, next_due
 from issuance.beat.rollouts import advance_rollouts
 from issuance.challenges import txtrecords
@@ -122,28 +121,27 @@ def admit_issuances(now: datetime) -> None:
     due = Issuance.objects.sendable(now)
     if not due.exists():
         return None
-    chosen = choose(now)
-    mark(due, [each.id for each in chosen])
-    waiting = [each for each in chosen if each.shares_a_look]
-    for _ in range(0, len(waiting), workflow.BATCH):
+    looks, left_behind = admission.to_look_at(now)
+    chosen = [*admission.choose(now), *left_behind]
+    ids = [*looks, *(each.id for each in chosen)]
+    mark(due, ids)
+    for _ in looks:
         if not dispatch.nudge(tasks.look):
-            return unmark(due, [each.id for each in chosen])
-    alone = [each for each in chosen if not each.shares_a_look]
-    for at, each in enumerate(alone):
+            return unmark(due, ids)
+    for at, each in enumerate(chosen):
         if not tasks.start(each.id, each.calls.state, priority=each.priority):
-            return unmark(due, [left.id for left in alone[at:]])
+            return unmark(due, [left.id for left in chosen[at:]])
     return None
 
 
 def admit_cleanups(now: datetime) -> None:
     """Send a cleanup for each due record that no attempt needs.
 
-    One UPDATE moves `wake_at` of the needed records to a later time.
+    One UPDATE moves `wake_at` of the needed records to a later time. While that finds many, more
+    may be needed, and the next sweep goes on.
     """
-    due = TxtRecord.objects.sendable(now)
-    if not due.exists():
+    if txtrecords.keep_needed(TxtRecord.objects.sendable(now), now) == txtrecords.MOST_KEPT:
         return
-    txtrecords.keep_needed(due, now)
     columns = [f"credential{each}" for each in ("__provider", "__party", "", "__owner")]
     dispatch.admit(TxtRecord.objects.all(), now, tasks.cleanup, registry.lane_of, *columns)
 

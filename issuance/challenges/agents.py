@@ -16,6 +16,7 @@ from authorities import errors, pki
 from authorities.base import AuthorizationResource, ChallengeResource
 from authorities.errors import Refused
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, Wait
 from devices import agentchallenges
 from devices.models import AgentChallenge, Device
@@ -58,13 +59,19 @@ class ByAgent(Challenge):
         """Return the function that writes down what the device will answer."""
         device = issuance.certificate.verify_device
         if not device or device.status != Device.Status.ACTIVE:
-            what = (
-                f"The device for the {self.type} challenge of {seen.identifier} does not"
-                " exist, or it was revoked. Choose another verify_device_id."
+            what = _(
+                "The device for the %(type)s challenge of %(identifier)s does not exist, "
+                "or it was revoked. Choose another verify_device_id.",
+                type=self.type,
+                identifier=seen.identifier,
             )
             raise Refused("device_revoked", what, permanent=True)
         if not offered.key_authorization:
-            what = f"The CA sent a {self.type} challenge without a token for {seen.identifier}."
+            what = _(
+                "The CA sent a %(type)s challenge without a token for %(identifier)s.",
+                type=self.type,
+                identifier=seen.identifier,
+            )
             raise Trouble(errors.ERROR, what)
         ref = self.ref_of(seen.identifier, offered)
         return lambda: {"agent_challenge": agentchallenges.note(device, self.kind, ref)}
@@ -72,10 +79,16 @@ class ByAgent(Challenge):
     def present(self, issuance: Issuance, pending: Sequence[Authorization]) -> str:
         """Write the start for the device. The device has not confirmed it yet."""
         agentchallenges.start(ids_of(pending))
-        return f"{issuance.certificate.verify_device} was asked to serve {self.counted(pending)}"
+        return _(
+            "%(verify_device)s was asked to serve %(counted)s",
+            verify_device=issuance.certificate.verify_device,
+            counted=self.counted(pending),
+        )
 
     def counted(self, rows: Sequence[Any]) -> str:
-        return f"{len(rows)} {self.type} challenge{'s' if len(rows) > 1 else ''}"
+        if len(rows) == 1:
+            return _("1 %(type)s challenge", type=self.type)
+        return _("%(count)s %(type)s challenges", count=len(rows), type=self.type)
 
     def look(
         self, pending: Mapping[int, Sequence[Authorization]]
@@ -90,20 +103,38 @@ class ByAgent(Challenge):
         """Raise Refused if the device does not confirm in time. Then the CA is not asked."""
         never_started = [each.pk for each in seen if each.start_ms is None]
         if never_started:
-            return Judgement("the device was not asked yet", never_started)
+            return Judgement(_("the device was not asked yet"), never_started)
         silent = [each for each in seen if each.acked_at is None]
         if not silent:
-            return Judgement(f"{issuance.certificate.verify_device} serves {self.counted(seen)}")
+            return Judgement(
+                _(
+                    "%(verify_device)s serves %(counted)s",
+                    verify_device=issuance.certificate.verify_device,
+                    counted=self.counted(seen),
+                )
+            )
         device = silent[0].device
         waited = clock.now().timestamp() - (silent[0].start_ms or 0) / 1000
         if waited >= ACK_WITHIN:
-            what = (
-                f"The device {device} did not confirm within {ACK_WITHIN:g} seconds that it serves"
-                f" the {self.type} challenge. The CA was not asked. See that its agent runs, that"
-                f" it has a WebSocket to this server, and that port {self.port} is free there."
+            what = _(
+                "The device %(device)s did not confirm within %(ack_within)s seconds "
+                "that it serves the %(type)s challenge. The CA was not asked. See that "
+                "its agent runs, that it has a WebSocket to this server, and that port "
+                "%(port)s is free there.",
+                device=device,
+                ack_within=format(ACK_WITHIN, "g"),
+                type=self.type,
+                port=self.port,
             )
             raise Refused("device_no_answer", what)
-        raise Wait(1, f"Waiting until {device} confirms that it serves {self.counted(silent)}.")
+        raise Wait(
+            1,
+            _(
+                "Waiting until %(device)s confirms that it serves %(counted)s.",
+                device=device,
+                counted=self.counted(silent),
+            ),
+        )
 
     def present_again(self, absent: Sequence[int]) -> None:
         agentchallenges.forget(absent)

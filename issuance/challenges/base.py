@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from authorities.base import AuthorizationResource, ChallengeResource
 from authorities.errors import Refused
+from certctrl.sentences import sentence as _
 from dnsclient.cnames import CnamePath
 from issuance.models import Authorization, Certificate, Issuance
 
@@ -53,7 +54,11 @@ class Challenge(ABC):
 
     def not_offered(self, seen: AuthorizationResource) -> Refused:
         """Return the error for a CA that does not offer this method for the identifier."""
-        what = f"The CA offers no {self.type} challenge for {seen.name}. Choose another CA."
+        what = _(
+            "The CA offers no %(type)s challenge for %(name)s. Choose another CA.",
+            type=self.type,
+            name=seen.name,
+        )
         return Refused("ca_no_challenge", what, permanent=True)
 
     def look_up(self, issuance: Issuance, known: Known) -> Any:

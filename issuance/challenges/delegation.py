@@ -14,6 +14,7 @@ from django.conf import settings
 from authorities.errors import Refused
 from certctrl import clock
 from certctrl.errors import Invalid
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from dnsclient import cnames
 from dnsclient.cnames import CnamePath
@@ -77,14 +78,16 @@ def operators_credential() -> DnsCredential | None:
 def lacking(certificate: Certificate) -> str:
     """Return the sentence about a certificate whose TXT records no credential can write."""
     if is_delegated(certificate):
-        return (
-            f"The service zone {settings.SERVICE_ZONE} cannot be written, because"
-            " SERVICE_DNS_CREDENTIAL names no credential of this server's staff. Ask the operator,"
-            f" or set dns_provider_id of {certificate.domain}."
+        return _(
+            "The service zone %(service_zone)s cannot be written, because "
+            "SERVICE_DNS_CREDENTIAL names no credential of this server's staff. Ask the "
+            "operator, or set dns_provider_id of %(domain)s.",
+            service_zone=settings.SERVICE_ZONE,
+            domain=certificate.domain,
         )
-    return (
-        f"{certificate.domain} has no DNS credential, which the CA's challenge needs."
-        " Set dns_provider_id."
+    return _(
+        "%(domain)s has no DNS credential, which the CA's challenge needs. Set dns_provider_id.",
+        domain=certificate.domain,
     )
 
 
@@ -96,12 +99,14 @@ class OperatorsTrouble(Trouble):
     """
 
     def __init__(self, trouble: Trouble) -> None:
-        tried = "" if trouble.permanent else " It is retried."
+        what = _(
+            "The service zone %(zone)s could not be written. This is no fault of yours. The "
+            "operator of this server can see the reason at the DNS credential.",
+            zone=settings.SERVICE_ZONE,
+        )
         super().__init__(
             trouble.code,
-            f"The service zone {settings.SERVICE_ZONE} could not be written. This is no fault of"
-            " yours. The operator of this server can see the reason at the DNS credential."
-            f"{tried}",
+            what if trouble.permanent else _("%(what)s It is retried.", what=what),
             trouble.permanent,
             trouble.retry_after,
         )
@@ -154,14 +159,20 @@ def missing(path: CnamePath, target: str) -> str:
         return path.trouble.what
     challenge = path.names[0]
     if path.final != challenge:
-        there = f"It leads to {path.final} now"
+        there = _("It leads to %(final)s now", final=path.final)
     elif path.wildcard:
-        there = f"A wildcard leads to {path.wildcard} now, and no challenge follows a wildcard"
+        there = _(
+            "A wildcard leads to %(wildcard)s now, and no challenge follows a wildcard",
+            wildcard=path.wildcard,
+        )
     else:
-        there = "It has no CNAME now"
-    return (
-        f"{challenge} must be a CNAME to {target}. {there}. Set the record"
-        f" {challenge}. CNAME {target}."
+        there = _("It has no CNAME now")
+    return _(
+        "%(challenge)s must be a CNAME to %(target)s. %(there)s. Set the record "
+        "%(challenge)s. CNAME %(target)s.",
+        challenge=challenge,
+        target=target,
+        there=there,
     )
 
 
@@ -196,11 +207,14 @@ def verify(certificate: Certificate) -> None:
     """
     if not is_offered():
         raise Invalid(
-            "This server has no service zone. Set dns_provider_id of the certificate.",
+            _("This server has no service zone. Set dns_provider_id of the certificate."),
             field="action",
         )
     if not is_delegated(certificate):
-        what = f"{certificate.domain} does not use the service zone, so it has no CNAME to verify."
+        what = _(
+            "%(domain)s does not use the service zone, so it has no CNAME to verify.",
+            domain=certificate.domain,
+        )
         raise Invalid(what, field="action")
     target = target_of(certificate)
     paths = cnames.follow(bases(certificate.names), clock.time_left()).values()

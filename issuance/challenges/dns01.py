@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 from django.db.models import QuerySet, prefetch_related_objects
 
-from authorities import errors
+from authorities import errors, exchanges
 from authorities.base import AuthorizationResource, ChallengeResource
 from authorities.errors import Refused
 from certctrl import clock, lanes
+from certctrl.sentences import joined
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, select
 from certctrl.turns import Trouble, Wait
 from dnsclient import cnames
@@ -58,7 +60,11 @@ class Dns01(Challenge):
         return True
 
     def not_offered(self, seen: AuthorizationResource) -> Refused:
-        what = f"The CA offers no {self.type} challenge for {seen.identifier}. Choose another CA."
+        what = _(
+            "The CA offers no %(type)s challenge for %(identifier)s. Choose another CA.",
+            type=self.type,
+            identifier=seen.identifier,
+        )
         return Refused("ca_no_dns01", what, permanent=True)
 
     def look_up(self, issuance: Issuance, known: Known) -> Known:
@@ -82,13 +88,18 @@ class Dns01(Challenge):
         """Return the function that notes the TXT record where the CNAMEs lead."""
         credential = issuance.credential
         if not credential:
-            what = (
-                f"The CA needs a TXT record for {seen.identifier}."
-                f" {delegation.lacking(issuance.certificate)}"
+            what = _(
+                "The CA needs a TXT record for %(identifier)s. %(lacking)s",
+                identifier=seen.identifier,
+                lacking=delegation.lacking(issuance.certificate),
             )
             raise Refused("no_dns_credential", what, permanent=True)
         if not offered.key_authorization:
-            what = f"The CA sent a {self.type} challenge without a token for {seen.identifier}."
+            what = _(
+                "The CA sent a %(type)s challenge without a token for %(identifier)s.",
+                type=self.type,
+                identifier=seen.identifier,
+            )
             raise Trouble(errors.ERROR, what)
         path = found().paths[seen.identifier]
         if path.trouble:
@@ -104,15 +115,18 @@ class Dns01(Challenge):
         credential = issuance.credential
         lane = lane_of_credential(credential) if credential else None
         try:
-            with lanes.enter(lane, issuance.account.owner_id):
+            with (
+                lanes.enter(lane, issuance.account.owner_id),
+                exchanges.about(issuance.account, "present", issuance.pk),
+            ):
                 for record_id in wanted:
                     issuance.breathe()
                     records.publish(record_id)
         except Trouble as trouble:
             raise delegation.for_owner(issuance.certificate, credential, trouble) from None
         if len(wanted) == 1:
-            return "the TXT record is in the zone"
-        return f"{len(wanted)} TXT records are in the zone"
+            return _("the TXT record is in the zone")
+        return _("%(count)s TXT records are in the zone", count=len(wanted))
 
     def look(self, pending: Mapping[int, Sequence[Authorization]]) -> Mapping[int, Seen]:
         """Ask every authoritative server for the records. This takes at most two queries."""
@@ -140,25 +154,30 @@ class Dns01(Challenge):
         hidden = [(record, verdict) for record, verdict in verdicts if not verdict.visible]
         if not hidden:
             _settle(issuance, seen)
-            texts = dict.fromkeys(verdict.what for _, verdict in verdicts)
-            return Judgement("; ".join(texts) or "no record is needed")
+            texts = dict.fromkeys(verdict.what for _other, verdict in verdicts)
+            return Judgement(joined("; ", texts) or _("no record is needed"))
         nowhere = [
             record
             for record, verdict in hidden
             if verdict.nowhere and _is_published_again(issuance, record)
         ]
         if nowhere:
-            what = f"no name server shows {nowhere[0].name}, so it is published again"
-            return Judgement(what, [each.pk for each in nowhere])
-        what = hidden[0][1].what + (f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else "")
-        denied = max(verdict.denied for _, verdict in hidden)
+            again = _(
+                "no name server shows %(name)s, so it is published again", name=nowhere[0].name
+            )
+            return Judgement(again, [each.pk for each in nowhere])
+        what = hidden[0][1].what
+        if len(hidden) > 1:
+            what = _("%(what)s (and %(more)s more)", what=what, more=len(hidden) - 1)
+        denied = max(verdict.denied for _other, verdict in hidden)
         servers = servers_of(issuance, seen)
         fields = {"servers": servers} if servers != issuance.servers else {}
+        patience = issuance.patience()
         # Resolvers deny the record for `denied` seconds. `imposed` moves the deadline by the wait,
         # so that the record loses none of its time.
-        if denied > issuance.patience():
+        if denied > patience:
             raise Wait(min(denied + 1, LONGEST_DENIED), what, imposed=True, fields=fields)
-        raise Wait(issuance.patience(), what, fields=fields)
+        raise Wait(patience, what, fields=fields)
 
     def present_again(self, absent: Sequence[int]) -> None:
         records.unpublish(absent)
@@ -217,7 +236,10 @@ def _settle(issuance: Issuance, seen: Seen) -> None:
     now, what = clock.now(), issuance.waits_for
     if not issuance.settles_at:
         until = now + timedelta(seconds=pause)
-        what = f"Every server shows the records. The DNS credential adds a pause of {pause} s."
+        what = _(
+            "Every server shows the records. The DNS credential adds a pause of %(pause)s s.",
+            pause=pause,
+        )
         old = resolvercache.kept(issuance, seen.records, seen.looks)
         if old and old.until > until:
             until, what = old.until, old.what

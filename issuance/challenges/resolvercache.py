@@ -13,6 +13,7 @@ from django.db.models import QuerySet
 
 from authorities.models import AcmeAccount
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, select
 from dnsproviders.models import TxtRecord
 from dnsproviders.propagation import Look
@@ -35,10 +36,12 @@ class Kept(NamedTuple):
 
     @property
     def what(self) -> str:
-        return (
-            f"The CA checked {self.name} for another challenge, and its resolver may keep what"
-            f" it saw for {self.ttl} s, the TTL of the records: the challenge is answered at"
-            f" {self.until:%H:%M:%S} UTC."
+        return _(
+            "The CA checked %(name)s for another challenge, and its resolver may keep what it saw "
+            "for %(ttl)s s, the TTL of the records: the challenge is answered at %(until)s UTC.",
+            name=self.name,
+            ttl=self.ttl,
+            until=f"{self.until:%H:%M:%S}",
         )
 
 

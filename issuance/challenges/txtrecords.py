@@ -5,7 +5,8 @@ from typing import Any
 
 from django.db.models import Exists, OuterRef, QuerySet
 
-from certctrl import clock
+from authorities import exchanges
+from certctrl import clock, watching
 from certctrl.statements import Parameter, select
 from dnsproviders import records
 from dnsproviders.models import TxtRecord, TxtRecordQuerySet
@@ -13,6 +14,8 @@ from issuance.models import Authorization, Issuance
 
 # Records that the worker of an attempt removes, without a message. Others remove the rest.
 MOST_AT_ONCE = 4
+# Records that are kept at once. A statement about all of a hundred thousand would stop the sweep.
+MOST_KEPT = 2000
 
 
 def records_of(issuance: Issuance) -> TxtRecordQuerySet:
@@ -50,9 +53,13 @@ def _needed(pk: Parameter) -> QuerySet[TxtRecord, Any]:
     return needed_records(TxtRecord.objects.filter(pk=pk)).values_list("pk")
 
 
-def keep_needed(due: QuerySet[TxtRecord], now: datetime) -> None:
-    """Move `wake_at` of the due records that an attempt needs. This takes one UPDATE."""
-    records.keep(needed_records(due), now)
+def keep_needed(due: QuerySet[TxtRecord], now: datetime) -> int:
+    """Move `wake_at` of those due records that an attempt needs, in one UPDATE.
+
+    Only the MOST_KEPT that are due longest are looked at. Return how many were moved.
+    """
+    oldest = list(due.order_by("wake_at").values_list("pk", flat=True)[:MOST_KEPT])
+    return records.keep(needed_records(TxtRecord.objects.filter(pk__in=oldest)), now)
 
 
 def left_by(issuance_id: int) -> list[int]:
@@ -68,4 +75,12 @@ def _left(issuance: Parameter, at: Parameter) -> QuerySet[TxtRecord, Any]:
 
 def withdraw(record_id: int) -> None:
     """Remove a record from its zone unless an attempt needs it. Raise Wait and Trouble."""
-    records.withdraw(record_id, is_needed)
+    with watching.by(lambda call: _note(call, record_id)):
+        records.withdraw(record_id, is_needed)
+
+
+def _note(call: watching.ApiCall, record_id: int) -> None:
+    """Store a call of a cleanup with the newest attempt of the record, while debugging is on."""
+    of_record = Issuance.objects.filter(authorizations__record=record_id)
+    if attempt := of_record.select_related("account").order_by("-pk").first():
+        exchanges.record_call(call, attempt.account, "cleanup", attempt.pk)

@@ -19,7 +19,7 @@ from issuance.models.certificates import (
     names_key,
     new_public_id,
 )
-from issuance.models.deployments import CertificateTag, Deployment, TrustedCA
+from issuance.models.deployments import NOT_SERVED, CertificateTag, Deployment, TrustedCA
 from issuance.models.drills import Drill
 from issuance.models.overviews import CertificateCount, NamePart
 from issuance.models.probes import Probe
@@ -27,6 +27,7 @@ from issuance.models.ratelimits import LimitBucket, Reservation, ReservedToken
 
 __all__ = [
     "KEY_COMPROMISE",
+    "NOT_SERVED",
     "PLANNED_LATE",
     "TOO_LONG",
     "Authorization",

@@ -9,6 +9,7 @@ from django.db.models import Case, F, Q, Value, When
 
 from authorities.models import AcmeAccount
 from certctrl import clock
+from certctrl.sentences import SentenceField
 from certctrl.turns import Turns, TurnsQuerySet
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance.models.certificates import Certificate
@@ -110,7 +111,7 @@ class Issuance(OrderAtCA, Propagation, Turns):
     state = models.CharField(max_length=10, choices=State, default=State.QUEUED)
     state_since = models.DateTimeField()
     deadline_at = models.DateTimeField()
-    waits_for = models.TextField(blank=True)
+    waits_for = SentenceField(blank=True)
     validity_seconds = models.PositiveIntegerField(null=True, blank=True)
     csr_pem = models.TextField(blank=True)
     key = models.ForeignKey(
@@ -124,7 +125,7 @@ class Issuance(OrderAtCA, Propagation, Turns):
         default=False, help_text="at the CA's staging: what is issued is thrown away"
     )
     error_code = models.CharField(max_length=64, blank=True)
-    error_what = models.TextField(blank=True)
+    error_what = SentenceField(blank=True)
     failure = models.CharField(max_length=9, choices=Failure, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     ended_at = models.DateTimeField(null=True, blank=True)
@@ -232,7 +233,7 @@ class IssuanceEvent(models.Model):
     at = models.DateTimeField(db_index=True)
     step = models.CharField(max_length=16)
     outcome = models.CharField(max_length=8, choices=Outcome)
-    what = models.TextField()
+    what = SentenceField()
     took_ms = models.PositiveIntegerField(default=0)
 
     class Meta:

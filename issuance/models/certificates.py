@@ -13,6 +13,7 @@ from django.db.models import Case, F, Q, When
 
 from authorities.models import AcmeAccount
 from certctrl import clock
+from certctrl.sentences import SentenceField
 from certctrl.turns import Turns, TurnsQuerySet
 from devices.models import Device
 from dnsproviders.models import DnsCredential
@@ -338,7 +339,7 @@ class CertificateVersion(Turns):
         null=True, blank=True, help_text="RFC 5280, 5.3.1"
     )
     revoked_at = models.DateTimeField(null=True, blank=True)
-    revoke_error = models.TextField(blank=True)
+    revoke_error = SentenceField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = TurnsQuerySet["CertificateVersion"].as_manager()
@@ -393,7 +394,7 @@ class RenewalInfo(Turns):
     window_end = models.DateTimeField(null=True, blank=True)
     explanation_url = models.CharField(max_length=500, blank=True)
     checked_at = models.DateTimeField(null=True, blank=True)
-    error_what = models.TextField(blank=True)
+    error_what = SentenceField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = TurnsQuerySet["RenewalInfo"].as_manager()

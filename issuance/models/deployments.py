@@ -1,10 +1,13 @@
 """Which certificate is on which device, and which private CA a device trusts."""
 
 from django.db import models
+from django.db.models import F, Q
 
 from authorities.models import PrivateCA
 from devices.models import Device
 from issuance.models.certificates import Certificate, CertificateVersion
+
+NOT_SERVED = Q(wanted__isnull=False) & ~Q(served_serial=F("wanted_serial"))
 
 
 class Deployment(models.Model):
@@ -13,7 +16,7 @@ class Deployment(models.Model):
     A device that was revoked keeps its rows. They count again when it enrols again.
 
     The device may fetch the version that it wants. The versions that it fetched, installed and
-    served are kept by their serial numbers, with the times.
+    served are kept by their serial numbers, with the times. So is the one that it wants.
     `wake_at` is when `rollout.advance` looks at the row.
     """
 
@@ -32,6 +35,7 @@ class Deployment(models.Model):
     wanted = models.ForeignKey(
         CertificateVersion, models.SET_NULL, null=True, blank=True, related_name="wanting"
     )
+    wanted_serial = models.CharField(max_length=40, blank=True)
     wanted_at = models.DateTimeField(null=True, blank=True)
     fetched_serial = models.CharField(max_length=40, blank=True)
     fetched_at = models.DateTimeField(null=True, blank=True)
@@ -50,9 +54,11 @@ class Deployment(models.Model):
             # The rows that advance_rollouts reads.
             models.Index(
                 fields=["wake_at", "certificate"],
-                condition=models.Q(wake_at__isnull=False),
+                condition=Q(wake_at__isnull=False),
                 name="deployments_to_advance",
             ),
+            # The rows that the overview, and the list of what is not served, read.
+            models.Index(fields=["-id"], condition=NOT_SERVED, name="deployments_not_served"),
         )
         constraints = (
             models.UniqueConstraint(

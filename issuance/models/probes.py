@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from django.db import models
 
+from certctrl.sentences import SentenceField
 from certctrl.turns import Turns, TurnsQuerySet
 from issuance.models.certificates import Certificate
 
@@ -25,7 +26,7 @@ class Probe(Turns):
     serial = models.CharField(max_length=40, blank=True, help_text="hex; that it served then")
     fingerprint = models.CharField(max_length=64, blank=True, help_text="SHA-256 of the leaf, hex")
     not_after = models.DateTimeField(null=True, blank=True)
-    error_what = models.TextField(blank=True, help_text="why it served none")
+    error_what = SentenceField(blank=True, help_text="why it served none")
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = TurnsQuerySet["Probe"].as_manager()

@@ -78,6 +78,10 @@ class Reservation(models.Model):
             models.Index(
                 fields=["lacks"], condition=Q(state="waiting"), name="reservations_waiting"
             ),
+            # The rows that the overview reads.
+            models.Index(
+                fields=["owner"], condition=Q(state="waiting"), name="reservations_of_owner"
+            ),
         )
 
     def __str__(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from certctrl.sentences import sentence as _
 from dnsclient.names import shown
 from dnsclient.survey import CaaPolicy, CAARecord
 from issuance.identifiers import WILDCARD
@@ -124,9 +125,15 @@ def _properties(name: str, policy: CaaPolicy) -> tuple[str, list[CAARecord]]:
 def _unknown(name: str, policy: CaaPolicy, record: CAARecord) -> Denial:
     return Denial(
         "caa_critical",
-        f"The CAA record of {policy.owner} ({shown(record)}) is marked critical, and a CA that"
-        f" does not know the tag {shown(record.tag)} must not issue for {name}. Remove the record,"
-        " or set its flags to 0.",
+        _(
+            "The CAA record of %(owner)s (%(record)s) is marked critical, and a CA that does "
+            "not know the tag %(tag)s must not issue for %(name)s. Remove the record, or set "
+            "its flags to 0.",
+            owner=policy.owner,
+            record=shown(record),
+            tag=shown(record.tag),
+            name=name,
+        ),
     )
 
 
@@ -137,13 +144,24 @@ def _forbidden(
     if not identities:
         return Denial(
             "caa_forbids",
-            f"The CAA records of {policy.owner} let nobody issue for {name}. Remove them.",
+            _(
+                "The CAA records of %(owner)s let nobody issue for %(name)s. Remove them.",
+                owner=policy.owner,
+                name=name,
+            ),
         )
     return Denial(
         "caa_forbids",
-        f"The CAA records of {policy.owner} let {allowed} issue for {name}, and not"
-        f" {' or '.join(identities)}:"
-        f' add the record {policy.owner}. CAA 0 {tag} "{identities[0]}".',
+        _(
+            "The CAA records of %(owner)s let %(allowed)s issue for %(name)s, and not "
+            '%(identities)s: add the record %(owner)s. CAA 0 %(tag)s "%(wanted)s".',
+            owner=policy.owner,
+            allowed=allowed,
+            name=name,
+            identities=" or ".join(identities),
+            tag=tag,
+            wanted=identities[0],
+        ),
     )
 
 
@@ -153,9 +171,16 @@ def _other_account(
     wanted = shown(", ".join(value for each in ours for value in each.values("accounturi")), 300)
     return Denial(
         "caa_account",
-        f"The CAA records of {policy.owner} let {ours[0].issuer} issue for {name} to the account"
-        f" {wanted} only (accounturi), and this certificate's account is {account_url}. Name that"
-        " one there, or use the other one.",
+        _(
+            "The CAA records of %(owner)s let %(issuer)s issue for %(name)s to the account "
+            "%(wanted)s only (accounturi), and this certificate's account is "
+            "%(account_url)s. Name that one there, or use the other one.",
+            owner=policy.owner,
+            issuer=ours[0].issuer,
+            name=name,
+            wanted=wanted,
+            account_url=account_url,
+        ),
     )
 
 
@@ -163,7 +188,14 @@ def _other_method(name: str, policy: CaaPolicy, ours: Sequence[Permission], meth
     methods = shown(", ".join(value for each in ours for value in each.values("validationmethods")))
     return Denial(
         "caa_method",
-        f"The CAA records of {policy.owner} let {ours[0].issuer} issue for {name} only after"
-        f" {methods} (validationmethods), and this server proves names by {method}. Add {method}"
-        " there.",
+        _(
+            "The CAA records of %(owner)s let %(issuer)s issue for %(name)s only after "
+            "%(methods)s (validationmethods), and this server proves names by %(method)s. "
+            "Add %(method)s there.",
+            owner=policy.owner,
+            issuer=ours[0].issuer,
+            name=name,
+            methods=methods,
+            method=method,
+        ),
     )

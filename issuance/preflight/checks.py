@@ -13,6 +13,7 @@ from authorities.base import CA
 from authorities.errors import Refused
 from authorities.models import AcmeAccount
 from certctrl import clock, lanes
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, Wait
 from dnsclient import survey
 from dnsclient.names import registered_domain
@@ -191,10 +192,17 @@ def _of_count(certificate: Certificate, account: AcmeAccount) -> Iterator[Findin
     info = catalog.known().get(account.ca_provider)
     count = len(certificate.names)
     if info and count > (most := most_names(info, certificate.profile)):
-        profile = f" of the profile {certificate.profile}" if certificate.profile else ""
-        what = (
-            f"{certificate.domain} has {count} names, and {info.label} takes at most {most} in a"
-            f" certificate{profile}. Split it into several."
+        kind = _("a certificate")
+        if certificate.profile:
+            kind = _("a certificate of the profile %(profile)s", profile=certificate.profile)
+        what = _(
+            "%(domain)s has %(count)s names, and %(label)s takes at most %(most)s in "
+            "%(kind)s. Split it into several.",
+            domain=certificate.domain,
+            count=count,
+            label=info.label,
+            most=most,
+            kind=kind,
         )
         yield Finding("too_many_names", certificate.domain, "", what)
 

@@ -3,6 +3,9 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from certctrl.sentences import joined
+from certctrl.sentences import sentence as _
+
 MOST_TOLD = 3  # findings in one text, and servers in one sentence
 
 
@@ -27,7 +30,9 @@ def text_of(findings: Sequence[Finding]) -> str:
     """Return the sentences of the first findings, and how many more there are."""
     more = len(findings) - MOST_TOLD
     told = [each.what for each in findings[:MOST_TOLD]]
-    return " ".join([*told, f"There are {more} more findings."] if more > 0 else told)
+    if more > 0:
+        told.append(_("There are %(more)s more findings.", more=more))
+    return joined(" ", told)
 
 
 def together(findings: Iterable[Finding]) -> list[Finding]:
@@ -42,10 +47,19 @@ def _merged(same: Sequence[Finding]) -> Finding:
     others = len({each.what for each in same}) - 1
     if not others:
         return same[0]
-    names = "one more name" if others == 1 else f"{others} more names"
-    return replace(same[0], what=f"{same[0].what} The same holds for {names} of the certificate.")
+    names = _("one more name") if others == 1 else _("%(others)s more names", others=others)
+    return replace(
+        same[0],
+        what=_(
+            "%(what)s The same holds for %(names)s of the certificate.",
+            what=same[0].what,
+            names=names,
+        ),
+    )
 
 
 def _listed(labels: Collection[str]) -> str:
-    more = f" and {len(labels) - MOST_TOLD} more" if len(labels) > MOST_TOLD else ""
+    more = (
+        _(" and %(count)s more", count=len(labels) - MOST_TOLD) if len(labels) > MOST_TOLD else ""
+    )
     return ", ".join(list(labels)[:MOST_TOLD]) + more

@@ -5,6 +5,7 @@ Each finding names the record at fault, and how to fix it.
 
 from collections.abc import Iterator, Sequence
 
+from certctrl.sentences import sentence as _
 from dnsclient.cnames import CHALLENGE
 from dnsclient.survey import CnamePath, Fault, Survey, Unanswered, Zone
 from issuance.challenges import delegation
@@ -20,9 +21,11 @@ CNAME_CODES = {"dns_cname_loop": "cname_loop", "dns_cname_target": "cname_unwrit
 
 def of_silence(survey: Survey, name: str) -> Iterator[Finding]:
     if survey.silence:
-        what = (
-            f"DNS could not be asked about {name} ({survey.silence}), so the answers for the"
-            " CA are not known."
+        what = _(
+            "DNS could not be asked about %(name)s (%(silence)s), so the answers for the "
+            "CA are not known.",
+            name=name,
+            silence=survey.silence,
         )
         yield Finding("unanswered", name, "", what, blocks=False)
 
@@ -38,9 +41,11 @@ def _of_unanswered(name: str, each: Unanswered) -> Finding:
 
 
 def _bogus(name: str, zone: str) -> Finding:
-    what = (
-        f"The DNSSEC signatures of {zone} do not validate. Resolvers return SERVFAIL, and CAs"
-        " validate too. Sign the zone again, or correct the DS record at its registrar."
+    what = _(
+        "The DNSSEC signatures of %(zone)s do not validate. Resolvers return SERVFAIL, "
+        "and CAs validate too. Sign the zone again, or correct the DS record at its "
+        "registrar.",
+        zone=zone,
     )
     return Finding("dnssec", name, f"{zone} DS", what)
 
@@ -69,9 +74,10 @@ def of_caa(
 def _of_caa_unanswered(name: str, policy: Unanswered) -> Finding:
     if policy.doubt.fault is not Fault.DEAD:
         return _of_unanswered(name, policy)
-    what = (
-        f"The resolvers return SERVFAIL for the CAA records of {policy.name}, and CAs refuse"
-        " then. Its name servers must answer this question, even with an empty answer."
+    what = _(
+        "The resolvers return SERVFAIL for the CAA records of %(name)s, and CAs refuse "
+        "then. Its name servers must answer this question, even with an empty answer.",
+        name=policy.name,
     )
     return Finding("caa_unanswered", name, f"{policy.name} CAA", what, blocks=False)
 
@@ -105,10 +111,12 @@ def _of_place(name: str, path: CnamePath, zone: Zone | Unanswered | None) -> Ite
         yield _nowhere(name, path, zone)
     elif path.wildcard:
         above = path.final.partition(".")[2]
-        what = (
-            f"A wildcard's CNAME (to {path.wildcard}) answers for {path.final}. It is not"
-            f" followed. The TXT record is written at {path.final} and takes its place."
-            " Resolvers that kept the old answer see it later."
+        what = _(
+            "A wildcard's CNAME (to %(wildcard)s) answers for %(final)s. It is not "
+            "followed. The TXT record is written at %(final)s and takes its place. "
+            "Resolvers that kept the old answer see it later.",
+            wildcard=path.wildcard,
+            final=path.final,
         )
         yield Finding("wildcard_cname", name, f"*.{above} CNAME", what, blocks=False)
 
@@ -119,15 +127,19 @@ def _nowhere(name: str, path: CnamePath, zone: Zone) -> Finding:
     Only the suffix above answers, and says that there is no such name.
     """
     if len(path.names) == 1:
-        what = (
-            f"DNS has no zone for {name}. Nothing below {zone.name} answers for it. Register it,"
-            " or delegate it."
+        what = _(
+            "DNS has no zone for %(name)s. Nothing below %(zone_name)s answers for it. "
+            "Register it, or delegate it.",
+            name=name,
+            zone_name=zone.name,
         )
         return Finding("no_zone", name, f"{name} NS", what, blocks=False)
     before = path.names[-2]
-    what = (
-        f"{before} is a CNAME to {path.final}, and no such domain exists. Fix the CNAME, or"
-        " remove it."
+    what = _(
+        "%(before)s is a CNAME to %(final)s, and no such domain exists. Fix the CNAME, "
+        "or remove it.",
+        before=before,
+        final=path.final,
     )
     return Finding("cname_nowhere", name, f"{before} CNAME", what)
 
@@ -153,9 +165,10 @@ def of_zones(survey: Survey) -> Iterator[Finding]:
 
 
 def _of_dead(name: str, each: Unanswered) -> Finding:
-    what = (
-        f"No name server answers for {each.name}. Resolvers return SERVFAIL, even without"
-        " DNSSEC checking. Fix the servers of its zone, or its NS records."
+    what = _(
+        "No name server answers for %(name)s. Resolvers return SERVFAIL, even without "
+        "DNSSEC checking. Fix the servers of its zone, or its NS records.",
+        name=each.name,
     )
     return Finding("no_server", name, f"{each.name} NS", what)
 
@@ -166,9 +179,10 @@ def _of_servers(name: str, zone: Zone) -> Iterator[Finding]:
     elif not zone.serials:
         yield _of_deserted(name, zone)
     elif zone.fault is Fault.DEAD:
-        what = (
-            f"The resolvers find no server that answers for {zone.name}, although its servers"
-            " answer this machine."
+        what = _(
+            "The resolvers find no server that answers for %(name)s, although its "
+            "servers answer this machine.",
+            name=zone.name,
         )
         yield Finding("unanswered", name, f"{zone.name} NS", what, blocks=False)
     else:
@@ -180,23 +194,29 @@ def _of_deserted(name: str, zone: Zone) -> Finding:
 
     It is the zone's fault only if the resolvers get no answer either.
     """
-    servers = _listed((*zone.lame, *zone.silent, *zone.skipped)) or "it has none"
+    servers = _listed((*zone.lame, *zone.silent, *zone.skipped)) or _("it has none")
     if zone.fault is not Fault.DEAD:
-        what = (
-            f"No name server of {zone.name} answers this machine for the zone ({servers}),"
-            " while the resolvers answer. Port 53 may be closed or redirected here. TXT"
-            " records are then checked through the resolvers."
+        what = _(
+            "No name server of %(name)s answers this machine for the zone (%(servers)s), "
+            "while the resolvers answer. Port 53 may be closed or redirected here. TXT "
+            "records are then checked through the resolvers.",
+            name=zone.name,
+            servers=servers,
         )
         return Finding("servers_unreachable", name, f"{zone.name} NS", what, blocks=False)
     if zone.name.startswith(f"{CHALLENGE}."):
-        what = (
-            f"{zone.name} is delegated by NS records to servers that do not answer for it"
-            f" ({servers}). Remove the NS records, or have the servers serve that zone."
+        what = _(
+            "%(name)s is delegated by NS records to servers that do not answer for it "
+            "(%(servers)s). Remove the NS records, or have the servers serve that zone.",
+            name=zone.name,
+            servers=servers,
         )
         return Finding("delegation_lame", name, f"{zone.name} NS", what)
-    what = (
-        f"No name server answers for {zone.name} ({servers}). Fix the servers, or the zone's NS"
-        " records."
+    what = _(
+        "No name server answers for %(name)s (%(servers)s). Fix the servers, or the "
+        "zone's NS records.",
+        name=zone.name,
+        servers=servers,
     )
     return Finding("no_server", name, f"{zone.name} NS", what)
 
@@ -204,30 +224,39 @@ def _of_deserted(name: str, zone: Zone) -> Finding:
 def _of_some_servers(name: str, zone: Zone) -> Iterator[Finding]:
     record = f"{zone.name} NS"
     if zone.lame:
-        what = (
-            f"Not every name server of {zone.name} serves the zone ({_listed(zone.lame)}). Have"
-            " them serve it"
+        what = _(
+            "Not every name server of %(name)s serves the zone (%(listed)s). Have them serve "
+            "it, or take them out of the NS records.",
+            name=zone.name,
+            listed=_listed(zone.lame),
         )
-        what = f"{what}, or take them out of the NS records."
         yield Finding("lame_server", name, record, what, blocks=False, servers=zone.lame)
     if zone.silent:
-        what = (
-            f"Not every name server of {zone.name} answers this machine ({_listed(zone.silent)}),"
-            " and a CA may meet the same. Fix them, or take them out of the NS records."
+        what = _(
+            "Not every name server of %(name)s answers this machine (%(listed)s), and a "
+            "CA may meet the same. Fix them, or take them out of the NS records.",
+            name=zone.name,
+            listed=_listed(zone.silent),
         )
         yield Finding("silent_server", name, record, what, blocks=False, servers=zone.silent)
     if zone.skipped:
-        what = (
-            f"Not every name server of {zone.name} can be asked ({_listed(zone.skipped)}). Give"
-            " each an address that the public can reach, or take it out of the NS records."
+        what = _(
+            "Not every name server of %(name)s can be asked (%(listed)s). Give each an "
+            "address that the public can reach, or take it out of the NS records.",
+            name=zone.name,
+            listed=_listed(zone.skipped),
         )
         yield Finding("server_not_asked", name, record, what, blocks=False)
     if len(set(zone.serials.values())) > 1:
         serials = _listed(
-            [f"{label} has serial {serial}" for label, serial in zone.serials.items()]
+            [
+                _("%(label)s has serial %(serial)s", label=label, serial=serial)
+                for label, serial in zone.serials.items()
+            ]
         )
-        what = (
-            f"The name servers of {zone.name} disagree: {serials}. Fix the transfer, if it stays"
-            " so."
+        what = _(
+            "The name servers of %(name)s disagree: %(serials)s. Fix the transfer, if it stays so.",
+            name=zone.name,
+            serials=serials,
         )
         yield Finding("servers_disagree", name, f"{zone.name} SOA", what, blocks=False)

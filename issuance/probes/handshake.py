@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from authorities import pki
 from certctrl import addresses, clock
+from certctrl.sentences import sentence as _
 from certctrl.sockets import DeadlineSocket, DeadlineTLSSocket, connect_to_any
 from certctrl.turns import Trouble
 
@@ -43,21 +44,35 @@ def look(target: Target) -> pki.Facts:
                     STARTTLS[target.starttls](plain)
                 return _leaf(plain, target)
         except (addresses.AddressRefused, addresses.NameUnknown) as refused:
-            raise Trouble("probe_refused", str(refused)) from None
+            raise Trouble("probe_refused", refused.args[0]) from None
         except addresses.DeadlineExceeded as late:
-            raise Trouble("probe_unreachable", str(late)) from None
+            raise Trouble("probe_unreachable", late.args[0]) from None
         except NoTLS as refused:
-            raise Trouble("probe_no_tls", f"{target} {refused}") from None
+            raise Trouble(
+                "probe_no_tls", _("%(target)s %(refused)s", target=target, refused=refused)
+            ) from None
         except ssl.SSLError as exc:
-            why = (exc.reason or "protocol error").replace("_", " ").lower()
-            what = f"{target} ended the TLS handshake ({why}). Check its TLS settings and the SNI."
+            why = (exc.reason or _("protocol error")).replace("_", " ").lower()
+            what = _(
+                "%(target)s ended the TLS handshake (%(why)s). Check its TLS settings and the SNI.",
+                target=target,
+                why=why,
+            )
             raise Trouble("probe_no_tls", what) from None
         except TimeoutError:
-            what = f"{target} did not answer within {SECONDS:.0f} seconds. Check that it is up."
+            what = _(
+                "%(target)s did not answer within %(seconds)s seconds. Check that it is up.",
+                target=target,
+                seconds=format(SECONDS, ".0f"),
+            )
             raise Trouble("probe_unreachable", what) from None
         except (OSError, UnicodeError) as exc:
             why = getattr(exc, "strerror", None) or type(exc).__name__
-            what = f"{target} could not be reached ({why}). Check the address and the port."
+            what = _(
+                "%(target)s could not be reached (%(why)s). Check the address and the port.",
+                target=target,
+                why=why,
+            )
             raise Trouble("probe_unreachable", what) from None
 
 
@@ -79,7 +94,7 @@ def _leaf(plain: DeadlineSocket, target: Target) -> pki.Facts:
     try:
         return pki.facts_of_der(der or b"")
     except ValueError:
-        raise NoTLS("serves a certificate that cannot be read. Check its file.") from None
+        raise NoTLS(_("serves a certificate that cannot be read. Check its file.")) from None
 
 
 # --- STARTTLS ---
@@ -90,18 +105,18 @@ def _line(plain: DeadlineSocket) -> bytes:
     line = b""
     while not line.endswith(b"\n"):
         if not (byte := plain.recv(1)) or len(line) > LONGEST_LINE:
-            raise NoTLS("ended the connection before TLS. Check the protocol (starttls).")
+            raise NoTLS(_("ended the connection before TLS. Check the protocol (starttls)."))
         line += byte
     return line
 
 
 def _smtp_answer(plain: DeadlineSocket, wanted: bytes) -> bool:
     """Read one reply of SMTP (RFC 5321, 4.2.1). Return whether it has the code `wanted`."""
-    for _ in range(MOST_LINES):
+    for _other in range(MOST_LINES):
         line = _line(plain)
         if line[3:4] != b"-":
             return line.startswith(wanted)
-    raise NoTLS("sent too many lines. Check the protocol (starttls).")
+    raise NoTLS(_("sent too many lines. Check the protocol (starttls)."))
 
 
 def _smtp(plain: DeadlineSocket) -> None:
@@ -111,26 +126,26 @@ def _smtp(plain: DeadlineSocket) -> None:
     hears = greets and _smtp_answer(plain, b"250")
     plain.sendall(b"STARTTLS\r\n")
     if not hears or not _smtp_answer(plain, b"220"):
-        raise NoTLS("does not offer STARTTLS for SMTP. Switch it on there.")
+        raise NoTLS(_("does not offer STARTTLS for SMTP. Switch it on there."))
 
 
 def _imap(plain: DeadlineSocket) -> None:
     """RFC 9051, section 6.2.1."""
     greets = _line(plain).startswith(b"* OK")
     plain.sendall(b"a STARTTLS\r\n")
-    for _ in range(MOST_LINES):
+    for _other in range(MOST_LINES):
         line = _line(plain)
         if greets and line.startswith(b"a OK"):
             return
         if not line.startswith(b"*"):
             break
-    raise NoTLS("does not offer STARTTLS for IMAP. Switch it on there.")
+    raise NoTLS(_("does not offer STARTTLS for IMAP. Switch it on there."))
 
 
 def _postgres(plain: DeadlineSocket) -> None:
     plain.sendall(SSL_REQUEST)
     if plain.recv(1) != b"S":
-        raise NoTLS("does not offer TLS for PostgreSQL. Set ssl = on there.")
+        raise NoTLS(_("does not offer TLS for PostgreSQL. Set ssl = on there."))
 
 
 STARTTLS: dict[str, Callable[[DeadlineSocket], None]] = {

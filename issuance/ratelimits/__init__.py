@@ -25,7 +25,7 @@ from issuance.ratelimits.reservations import (
     refuse_far_slot,
     reserve,
 )
-from issuance.ratelimits.status import levels, scarce
+from issuance.ratelimits.status import left_of_set, levels, scarce
 
 __all__ = [
     "Charges",
@@ -36,6 +36,7 @@ __all__ = [
     "choose",
     "count_failed_validation",
     "end_reservation",
+    "left_of_set",
     "level_at",
     "levels",
     "of_names",

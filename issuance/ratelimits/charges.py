@@ -11,6 +11,7 @@ from authorities import catalog
 from authorities.catalog import Limit, LimitKind
 from authorities.models import AcmeAccount
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, select
 from dnsclient import names
 from issuance import identifiers
@@ -181,4 +182,8 @@ def failures_of(account: AcmeAccount, name: str) -> Charge:
 
 
 def _listed(domains: Sequence[str]) -> str:
-    return domains[0] if len(domains) == 1 else f"{domains[0]} and {len(domains) - 1} more"
+    return (
+        domains[0]
+        if len(domains) == 1
+        else _("%(domains)s and %(count)s more", domains=domains[0], count=len(domains) - 1)
+    )

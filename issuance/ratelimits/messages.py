@@ -2,9 +2,12 @@
 
 from datetime import datetime, timedelta
 
+from django.utils.translation import gettext_noop
+
 from authorities import catalog
 from authorities.catalog import LimitKind
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from issuance.models import Issuance, LimitBucket
 
 Kind = LimitKind
@@ -14,23 +17,42 @@ def sentence(issuance: Issuance, bucket: LimitBucket, at: datetime) -> str:
     """Return the sentence that says which limit the attempt waits for, and about until when."""
     label = catalog.info(issuance.account.ca_provider).label
     limit = catalog.limits_at(bucket.ca).get(bucket.kind)
-    counted = COUNTED[Kind(bucket.kind)].format(bucket.label)
-    until = f"{issuance.certificate.domain} is ordered at about {at:%Y-%m-%d %H:%M} UTC."
-    if not limit or clock.now() < bucket.at:
-        return f"{label} asked us to come back later for {counted}: {until}"
-    pace = (
-        f"{limit.capacity:g} {counted} in {spoken(limit.period)}, then one each"
-        f" {spoken(timedelta(seconds=limit.each))}"
+    counted = _(COUNTED[Kind(bucket.kind)], label=bucket.label)
+    until = _(
+        "%(domain)s is ordered at about %(at)s UTC.",
+        domain=issuance.certificate.domain,
+        at=format(at, "%Y-%m-%d %H:%M"),
     )
-    return f"{label} takes {pace}: {until}"
+    if not limit or clock.now() < bucket.at:
+        return _(
+            "%(label)s asked us to come back later for %(counted)s: %(until)s",
+            label=label,
+            counted=counted,
+            until=until,
+        )
+    pace = _(
+        "%(capacity)s %(counted)s in %(period)s, then one each %(each)s",
+        capacity=format(limit.capacity, "g"),
+        counted=counted,
+        period=spoken(limit.period),
+        each=spoken(timedelta(seconds=limit.each)),
+    )
+    return _("%(label)s takes %(pace)s: %(until)s", label=label, pace=pace, until=until)
 
 
 COUNTED = {
-    Kind.ACCOUNT: "new orders of the account {}",
-    Kind.DOMAIN: "certificates of the registered domain {}",
-    Kind.SET: "certificates of exactly the same set of names ({})",
-    Kind.FAILURES: "failed validations of the name {}",
-    Kind.BUSY: "orders of the account {}",
+    Kind.ACCOUNT: gettext_noop("new orders of the account %(label)s"),
+    Kind.DOMAIN: gettext_noop("certificates of the registered domain %(label)s"),
+    Kind.SET: gettext_noop("certificates of exactly the same set of names (%(label)s)"),
+    Kind.FAILURES: gettext_noop("failed validations of the name %(label)s"),
+    Kind.BUSY: gettext_noop("orders of the account %(label)s"),
+}
+
+
+SPOKEN = {
+    gettext_noop("%(n)s days"): 86400,
+    gettext_noop("%(n)s hours"): 3600,
+    gettext_noop("%(n)s minutes"): 60,
 }
 
 
@@ -40,7 +62,7 @@ def spoken(period: timedelta) -> str:
     For example: 7 days, 3 hours, 202 minutes, 36 seconds.
     """
     seconds = period.total_seconds()
-    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+    for text, size in SPOKEN.items():
         if seconds >= 2 * size and (seconds % size == 0 or size == 60):
-            return f"{seconds / size:.0f} {unit}s"
-    return f"{seconds:g} second" + ("" if seconds == 1 else "s")
+            return _(text, n=f"{seconds / size:.0f}")
+    return _("1 second") if seconds == 1 else _("%(n)s seconds", n=f"{seconds:g}")

@@ -119,9 +119,11 @@ def estimate(
 
 def waits_of(buckets: Iterable[int]) -> QuerySet[ReservedToken]:
     """Return the tokens of these buckets that reservations wait for."""
-    return ReservedToken.objects.filter(
-        bucket__in=list(buckets), cost__gt=0, reservation__state=Reservation.State.WAITING
-    )
+    return waiting_tokens().filter(bucket__in=list(buckets))
+
+
+def waiting_tokens() -> QuerySet[ReservedToken]:
+    return ReservedToken.objects.filter(cost__gt=0, reservation__state=Reservation.State.WAITING)
 
 
 def in_rotation(chosen: Sequence[Reservation]) -> list[Reservation]:

@@ -1,15 +1,16 @@
 """Show what is left of a CA's limits."""
 
-from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from django.db.models import Count
+from django.db.models import IntegerField, OuterRef, Subquery
 
 from accounts.models import User
+from authorities import catalog
 from authorities.catalog import LimitKind
 from authorities.models import AcmeAccount
-from issuance.models import Certificate, Issuance, LimitBucket
+from certctrl import clock
+from issuance.models import Certificate, LimitBucket, Reservation
 from issuance.ratelimits import charges, queue
 from issuance.ratelimits.charges import Charge
 from issuance.ratelimits.ledger import Ledger
@@ -17,6 +18,7 @@ from issuance.ratelimits.ledger import Ledger
 SHOWN = 500  # newest certificates of an account whose buckets are shown
 ACCOUNTS = 50  # newest accounts of an owner whose buckets are compared
 WAITING = 50  # certificates of each kind whose buckets are compared with them
+MOST_COUNTED = 1000  # due certificates, and reservations, that wait for a bucket
 
 
 def levels(account: AcmeAccount) -> list[dict[str, Any]]:
@@ -35,33 +37,67 @@ def levels(account: AcmeAccount) -> list[dict[str, Any]]:
 def scarce(owner: User) -> list[dict[str, Any]]:
     """Return the levels of the buckets of all accounts of an owner, the scarcest first.
 
-    Of names, only those are returned that a certificate is held back by, or waits for.
+    Of names, only those are returned that a certificate is held back by, or waits for. At most
+    MOST_COUNTED orders of each kind are counted that wait for a bucket.
     """
     accounts = AcmeAccount.objects.filter(owner=owner, retired_at=None, private_ca=None)
     wanted = [
         each for row in accounts.order_by("-pk")[:ACCOUNTS] for each in charges.of_account(row)
     ]
     held = Certificate.objects.filter(owner=owner, lacks__isnull=False, retired_at=None)
-    queued = Issuance.objects.open().filter(certificate__owner=owner).exclude(slot_at=None)
-    waiting = [each.certificate for each in queued.select_related("certificate__account")[:WAITING]]
+    queued = Reservation.objects.filter(owner=owner, state=Reservation.State.WAITING)
+    named = queued.filter(issuance__slot_at__isnull=False)
+    joined = named.select_related("issuance__certificate__account")
+    waiting = [each.issuance.certificate for each in joined[:WAITING]]
     for each in (*held.select_related("account")[:WAITING], *waiting):
         wanted += charges.of_names(each.account, each.names)
-    shown = _levels(owner, list(dict.fromkeys(wanted)))
+    shown = _levels(owner, list(dict.fromkeys(wanted)), MOST_COUNTED)
     known = [each for each in shown if each["capacity"]]
     return sorted(known, key=lambda each: (not each["waiting"], each["left"] / each["capacity"]))
 
 
-def _levels(owner: User, wanted: Collection[Charge]) -> list[dict[str, Any]]:
+def left_of_set(account: AcmeAccount, names: Sequence[str]) -> dict[str, Any] | None:
+    """Return the level of the bucket of exactly these names; None where the CA has no limit."""
+    charge = charges.of_names(account, names)[0]
+    if account.is_private or charge.kind not in catalog.limits_at(charge.ca):
+        return None
+    if found := _levels(account.owner, [charge]):
+        return found[0]
+    limit = catalog.limits_at(charge.ca)[charge.kind]
+    full = {"ca": charge.ca, "kind": charge.kind, "subject": charge.label, "waiting": 0}
+    tokens = {"capacity": limit.capacity, "seconds_for_one": limit.each, "left": limit.capacity}
+    return {**full, **tokens, "next_at": clock.now()}
+
+
+def _levels(
+    owner: User, wanted: Collection[Charge], most: int | None = None
+) -> list[dict[str, Any]]:
     found = charges.find(wanted)
     ledger = Ledger(found.values(), owner.pk, lock=False)
-    held = Certificate.objects.filter(lacks__in=ledger.rows)
-    waiting = queue.waits_of(ledger.rows)
-    waits = Counter(dict(waiting.values_list("bucket").annotate(Count("pk"))))
-    waits.update(dict(held.values_list("lacks").annotate(Count("pk"))))
+    waits = _waits(ledger.rows, most)
     shown = [
         row for row in ledger.rows.values() if row.kind != LimitKind.BUSY or ledger.now < row.at
     ]
     return [_level(ledger, row, waits[row.pk]) for row in shown]
+
+
+class _Number(Subquery):
+    """The number of rows of a query, which is for each row of the outer one."""
+
+    template = "(SELECT count(*) FROM (%(subquery)s) AS counted)"
+    output_field = IntegerField()
+
+
+def _waits(ids: Iterable[int], most: int | None) -> dict[int, int]:
+    """Return how many orders wait for each bucket, at most `most` of each kind."""
+    held = Certificate.objects.filter(lacks=OuterRef("pk"))
+    waiting = queue.waiting_tokens().filter(bucket=OuterRef("pk"))
+    rows = LimitBucket.objects.filter(pk__in=list(ids))
+    counted = rows.annotate(
+        held=_Number(held.values("pk")[:most]),
+        waiting=_Number(waiting.values("pk")[:most]),
+    )
+    return {pk: a + b for pk, a, b in counted.values_list("pk", "held", "waiting")}
 
 
 def _level(ledger: Ledger, row: LimitBucket, waits: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from django.conf import settings
 
 from authorities.models import AcmeAccount
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from issuance.models import Certificate, Issuance
 
 PROVE_AFTER = 3  # failures in a row
@@ -50,16 +51,32 @@ def why(issuance: Issuance) -> str:
     own = certificate.account.name
     since = f"{certificate.failing_since:%Y-%m-%d %H:%M} UTC"
     if issuance.proves:
-        row = f"{certificate.domain} failed {certificate.failures} times in a row"
-        return (
-            f"{row}. {tried.name}, at the CA's staging, must issue it before {own} is asked again."
+        row = _(
+            "%(domain)s failed %(failures)s times in a row",
+            domain=certificate.domain,
+            failures=certificate.failures,
+        )
+        return _(
+            "%(row)s. %(name)s, at the CA's staging, must issue it before %(own)s is asked again.",
+            row=row,
+            name=tried.name,
+            own=own,
         )
     if tried.pk != certificate.account_id:
-        return f"{own} has failed since {since}, so the fallback account {tried.name} is tried."
+        return _(
+            "%(own)s has failed since %(since)s, so the fallback account %(name)s is tried.",
+            own=own,
+            since=since,
+            name=tried.name,
+        )
     if certificate.proved_at:
-        return f"It succeeded at the CA's staging, so {own} is tried again."
+        return _("It succeeded at the CA's staging, so %(own)s is tried again.", own=own)
     if certificate.fallback_account_id and _failed_too_long(certificate):
-        return f"{own} has failed since {since}, so it alternates with the fallback account."
+        return _(
+            "%(own)s has failed since %(since)s, so it alternates with the fallback account.",
+            own=own,
+            since=since,
+        )
     return ""
 
 

@@ -11,6 +11,7 @@ from django.db.models import Q
 from authorities import pki
 from authorities.errors import Refused
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from issuance.models import Certificate, CertificateVersion, Drill, Issuance, RenewalInfo
 from issuance.renewal import schedule
 from notices.moments import for_people
@@ -41,10 +42,13 @@ def refuse_useless(issuance: Issuance, chain_pem: str) -> None:
         return
     if not gains_no_time(current, chain_pem) or _has_another_reason(certificate, current):
         return
-    what = (
-        f"The new certificate for {certificate.domain} would be valid until"
-        f" {for_people(pki.facts(chain_pem).not_after)}, no longer than the one in use, which"
-        f" stays. {why_short(chain_pem)} {remedy(issuance.account.is_private)}"
+    what = _(
+        "The new certificate for %(domain)s would be valid until %(not_after)s, no "
+        "longer than the one in use, which stays. %(why_short)s %(remedy)s",
+        domain=certificate.domain,
+        not_after=for_people(pki.facts(chain_pem).not_after),
+        why_short=why_short(chain_pem),
+        remedy=remedy(issuance.account.is_private),
     )
     raise Refused(GAINS_NOTHING, " ".join(what.split()), permanent=True)
 
@@ -83,22 +87,23 @@ def why_short(chain_pem: str) -> str:
     cap = pki.cap_of(chain_pem)
     if not cap:
         return ""
-    return (
-        f"The certificate could not last longer, because its CA, {cap.issuer}, ends at"
-        f" {for_people(cap.ends)}."
+    return _(
+        "The certificate could not last longer, because its CA, %(issuer)s, ends at %(ends)s.",
+        issuer=cap.issuer,
+        ends=for_people(cap.ends),
     )
 
 
 def remedy(private: bool) -> str:
     """Return what a person must do so that the next certificate is longer."""
     if private:
-        return (
-            "Make a new private CA, install its certificate where it must be trusted, and"
-            " give the certificate an account of it (acme_account_id)."
+        return _(
+            "Make a new private CA, install its certificate where it must be trusted, "
+            "and give the certificate an account of it (acme_account_id)."
         )
-    return (
-        "Wait until the CA signs with another certificate, or use another account"
-        " (acme_account_id or fallback_account_id)."
+    return _(
+        "Wait until the CA signs with another certificate, or use another account "
+        "(acme_account_id or fallback_account_id)."
     )
 
 
@@ -111,7 +116,10 @@ def notes(certificate: Certificate) -> list[str]:
     told = [f"{short} {remedy(current.account.is_private)}"] if short else []
     if current.account.is_private and current.not_after - current.not_before > APPLES_LONGEST:
         told.append(
-            f"Apple's systems refuse a server certificate of more than {APPLES_LONGEST.days} days,"
-            " a private CA's too. Set a shorter validity_seconds where they are to connect."
+            _(
+                "Apple's systems refuse a server certificate of more than %(days)s days, a "
+                "private CA's too. Set a shorter validity_seconds where they are to connect.",
+                days=APPLES_LONGEST.days,
+            )
         )
     return told

@@ -45,7 +45,8 @@ def reach(certificate: Certificate, devices: Iterable[int]) -> None:
         return
     now = clock.now()
     new = certificate.deployments.filter(device__in=ids).exclude(wanted=current)
-    if new.update(wanted=current, wanted_at=now, wake_at=late_at(now)):
+    wanted = {"wanted": current, "wanted_serial": current.serial, "wanted_at": now}
+    if new.update(**wanted, wake_at=late_at(now)):
         wraps.remove_replaced(certificate)
     signals.emit(ids, "cert.updated", {"cert_id": certificate.pk, "serial": current.serial})
 

@@ -6,6 +6,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from certctrl.sentences import sentence as _
+
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 A_DAY = timedelta(days=1)
@@ -16,20 +18,25 @@ def complaint(window: Mapping[str, Any]) -> str:
     """Return what is wrong with a window, or ""."""
     for name in ("start", "end"):
         if not TIME.fullmatch(str(window.get(name))):
-            return f"{name} is no time. Give hours and minutes, such as 22:00."
+            return _("%(name)s is no time. Give hours and minutes, such as 22:00.", name=name)
     if window["start"] == window["end"]:
-        return "start and end are the same. Leave install_window out for no window."
+        return _("start and end are the same. Leave install_window out for no window.")
     zone = window.get("timezone")
     try:
         ZoneInfo(zone if isinstance(zone, str) else "")
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        return "timezone is not known. Give a name such as Europe/Berlin, or UTC."
+        return _("timezone is not known. Give a name such as Europe/Berlin, or UTC.")
     days = window.get("days")
     is_list = isinstance(days, list) and days and all(day in DAYS for day in days)
     if days is not None and not is_list:
-        return f"days is no list of days. Give some of {', '.join(DAYS)}, or leave it out."
+        return _(
+            "days is no list of days. Give some of %(days)s, or leave it out.", days=", ".join(DAYS)
+        )
     if unknown := set(window) - {"start", "end", "timezone", "days"}:
-        return f"There is no member {sorted(unknown)[0][:100]}. Give start, end, timezone and days."
+        return _(
+            "There is no member %(unknown)s. Give start, end, timezone and days.",
+            unknown=sorted(unknown)[0][:100],
+        )
     return ""
 
 

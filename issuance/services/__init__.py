@@ -22,6 +22,8 @@ from issuance.services.bulk import Result, act, action_of, chosen, dry_run
 from issuance.services.canceling import cancel, cancel_attempt
 from issuance.services.certificates import (
     CertificateSpec,
+    SameNames,
+    Stale,
     _answers,
     create_certificate,
     issue_at_private_ca,
@@ -30,6 +32,7 @@ from issuance.services.certificates import (
     new_certificate,
     retire,
     update_certificate,
+    with_names,
 )
 from issuance.services.counting import (
     MOST_COUNTED,
@@ -41,6 +44,7 @@ from issuance.services.counting import (
     not_serving,
     of_condition,
     of_owner,
+    soonest,
     summary,
     total,
 )
@@ -68,6 +72,8 @@ __all__ = [
     "Idempotency",
     "NotReplaced",
     "Result",
+    "SameNames",
+    "Stale",
     "_answers",
     "act",
     "action_of",
@@ -116,6 +122,7 @@ __all__ = [
     "sealed",
     "search",
     "set_labels",
+    "soonest",
     "summary",
     "to_folder",
     "total",
@@ -124,4 +131,5 @@ __all__ = [
     "unassign_from_tag",
     "update_certificate",
     "version_of",
+    "with_names",
 ]

@@ -7,6 +7,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from certctrl.errors import ApiError, Conflict, NotFound
+from certctrl.sentences import sentence as _
 from devices import signals
 from devices.models import Device, DeviceTag
 from issuance import rollout, wraps
@@ -40,8 +41,10 @@ def add(
     """
     locks.lock_with_owner(certificate)
     if not Device.objects.filter(pk=device.pk, status=Device.Status.ACTIVE).exists():
-        raise Conflict(f"The device {device} was revoked. Enrol it again, then assign it.")
-    _, is_new = Deployment.objects.update_or_create(
+        raise Conflict(
+            _("The device %(device)s was revoked. Enrol it again, then assign it.", device=device)
+        )
+    _other, is_new = Deployment.objects.update_or_create(
         certificate=certificate, device=device, defaults={"by_tag": False}
     )
     if is_new:

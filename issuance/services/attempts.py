@@ -9,6 +9,7 @@ from authorities import keyqueue
 from authorities.models import AcmeAccount
 from certctrl import clock
 from certctrl.errors import Conflict
+from certctrl.sentences import sentence as _
 from certctrl.statements import insert
 from issuance import tasks, workflow
 from issuance.challenges import delegation, registry
@@ -41,7 +42,9 @@ def request_issuance(
             if not Certificate.objects.filter(pk=certificate.pk, retired_at=None).update(
                 renew_at=None, lacks=None
             ):
-                raise Conflict(f"{certificate.domain} was deleted. Create it again.")
+                raise Conflict(
+                    _("%(domain)s was deleted. Create it again.", domain=certificate.domain)
+                )
             certificate.renew_at = None
             quotas.refuse_more(certificate.owner, "open_attempts")
             return open_issuance(certificate, reason, validity_seconds)
@@ -67,16 +70,21 @@ def refuse_issuance(certificate: Certificate) -> None:
     """Raise Conflict when the certificate cannot be issued."""
     account = certificate.account
     if certificate.retired_at:
-        raise Conflict(f"{certificate.domain} was deleted. Create it again.")
+        raise Conflict(_("%(domain)s was deleted. Create it again.", domain=certificate.domain))
     if account.status == AcmeAccount.Status.DEACTIVATED:
         raise Conflict(
-            f"The account {account.name} was deactivated at its CA."
-            " Give the certificate another account."
+            _(
+                "The account %(name)s was deactivated at its CA. Give the certificate "
+                "another account.",
+                name=account.name,
+            )
         )
     if certificate.lacks_device:
         raise Conflict(
-            f"{certificate.domain} has the policy DEVICE_REQUIRED and no device. Assign a"
-            " device first."
+            _(
+                "%(domain)s has the policy DEVICE_REQUIRED and no device. Assign a device first.",
+                domain=certificate.domain,
+            )
         )
     in_zone = registry.for_certificate(certificate).in_zone and not account.is_private
     if in_zone and not delegation.credential_for(certificate):
@@ -225,11 +233,18 @@ def retry_attempt(issuance: Issuance) -> Issuance:
     certificate = issuance.certificate
     if issuance.state == State.ISSUED:
         raise Conflict(
-            f"Attempt {issuance.number} of {certificate.domain} succeeded, so it cannot be retried."
+            _(
+                "Attempt %(number)s of %(domain)s succeeded, so it cannot be retried.",
+                number=issuance.number,
+                domain=certificate.domain,
+            )
         )
     if certificate.issuances.filter(pk__gt=issuance.pk).exists():
         raise Conflict(
-            f"Attempt {issuance.number} of {certificate.domain} is not the latest attempt."
-            " Retry the latest one."
+            _(
+                "Attempt %(number)s of %(domain)s is not the latest attempt. Retry the latest one.",
+                number=issuance.number,
+                domain=certificate.domain,
+            )
         )
     return issue(certificate)

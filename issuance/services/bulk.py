@@ -12,6 +12,8 @@ from accounts import quotas
 from accounts.models import User
 from certctrl import clock
 from certctrl.errors import ApiError, Conflict, IdempotencyConflict, Invalid, NotFound
+from certctrl.sentences import restored, stored
+from certctrl.sentences import sentence as _
 from issuance.models import Certificate, Issuance, RequestKey
 from issuance.services import labeling, revocation
 from issuance.services.attempts import audit_certificate, refuse_issuance
@@ -63,16 +65,19 @@ class Renew(BulkAction):
 
     def judge(self, certificate: Certificate) -> str:
         if Issuance.objects.open_of(certificate):
-            raise Unchanged("An attempt is open already.")
+            raise Unchanged(_("An attempt is open already."))
         if certificate.renew_at and certificate.renew_at <= clock.now():
-            raise Unchanged("It is due already, and waits for the CA's rate limits.")
+            raise Unchanged(_("It is due already, and waits for the CA's rate limits."))
         refuse_issuance(certificate)
         if not certificate.is_wanted:
             raise Conflict(
-                f"Renewal of {certificate.domain} is off. Switch it on, or start an attempt of"
-                " this certificate alone."
+                _(
+                    "Renewal of %(domain)s is off. Switch it on, or start an attempt of this "
+                    "certificate alone.",
+                    domain=certificate.domain,
+                )
             )
-        return "It is due now. An attempt starts when the CA's rate limits allow it."
+        return _("It is due now. An attempt starts when the CA's rate limits allow it.")
 
     def act(self, certificate: Certificate) -> None:
         now = clock.now()
@@ -95,10 +100,15 @@ class Revoke(BulkAction):
     def judge(self, certificate: Certificate) -> str:
         version = certificate.current
         if not version:
-            raise Conflict(f"{certificate.domain} was never issued. There is nothing to revoke.")
+            raise Conflict(
+                _(
+                    "%(domain)s was never issued. There is nothing to revoke.",
+                    domain=certificate.domain,
+                )
+            )
         if version.revoke_asked_at:
-            raise Unchanged("Its revocation was asked for already.")
-        return f"Version {version.serial} is revoked. This cannot be undone."
+            raise Unchanged(_("Its revocation was asked for already."))
+        return _("Version %(serial)s is revoked. This cannot be undone.", serial=version.serial)
 
     def act(self, certificate: Certificate) -> None:
         revocation.revoke(certificate, self.reason, self.actor, self.ip)
@@ -116,8 +126,10 @@ class Renewal(BulkAction):
 
     def judge(self, certificate: Certificate) -> str:
         if certificate.auto_renew == self.on:
-            raise Unchanged("Renewal is on already." if self.on else "Renewal is off already.")
-        return "It renews by itself." if self.on else "It is not renewed any more, and ends."
+            raise Unchanged(
+                _("Renewal is on already.") if self.on else _("Renewal is off already.")
+            )
+        return _("It renews by itself.") if self.on else _("It is not renewed any more, and ends.")
 
     def act(self, certificate: Certificate) -> None:
         update_certificate(certificate, {"auto_renew": self.on})
@@ -137,14 +149,19 @@ class GiveLabel(BulkAction):
     def judge(self, certificate: Certificate) -> str:
         names = {each.name for each in certificate.labels.all()}
         if (self.label in names) == self.gives:
-            said = "It has the label already." if self.gives else "It does not have the label."
+            said = (
+                _("It has the label already.") if self.gives else _("It does not have the label.")
+            )
             raise Unchanged(said)
         if self.gives and len(names) >= labeling.MOST_LABELS:
             raise Conflict(
-                f"{certificate.domain} has {labeling.MOST_LABELS} labels, which are the most."
-                " Remove one."
+                _(
+                    "%(domain)s has %(most_labels)s labels, which are the most. Remove one.",
+                    domain=certificate.domain,
+                    most_labels=labeling.MOST_LABELS,
+                )
             )
-        return "It gets the label." if self.gives else "It loses the label."
+        return _("It gets the label.") if self.gives else _("It loses the label.")
 
     def act(self, certificate: Certificate) -> None:
         with transaction.atomic():
@@ -168,7 +185,9 @@ def action_of(
     }
     if name not in kinds:
         known = ", ".join(kinds)
-        raise Invalid(f"There is no such action. Give one of {known}.", field="action")
+        raise Invalid(
+            _("There is no such action. Give one of %(known)s.", known=known), field="action"
+        )
     return kinds[name]()
 
 
@@ -186,12 +205,16 @@ def chosen(rows: QuerySet[Certificate], ids: Sequence[int] | None = None) -> Seq
     found = list(joined.prefetch_related(open_ones, "labels").order_by("pk")[: MOST + 1])
     if len(found) > MOST or len(ids or ()) > MOST:
         raise Invalid(
-            f"A bulk action takes at most {MOST} certificates. Choose fewer.", field="ids"
+            _("A bulk action takes at most %(most)s certificates. Choose fewer.", most=MOST),
+            field="ids",
         )
     if missing := set(ids or ()) - {each.pk for each in found}:
-        raise NotFound(f"You have no certificate {min(missing)}. Check the ids.", field="ids")
+        raise NotFound(
+            _("You have no certificate %(missing)s. Check the ids.", missing=min(missing)),
+            field="ids",
+        )
     if not found:
-        raise Invalid("No certificate is chosen. Choose one or more.", field="ids")
+        raise Invalid(_("No certificate is chosen. Choose one or more."), field="ids")
     return found
 
 
@@ -213,7 +236,7 @@ def act(
     """
     key = _key(owner, idempotency)
     if key and key.results is not None:
-        return [Result(**each) for each in key.results]
+        return [Result(**each | {"what": restored(each["what"])}) for each in key.results]
 
     def do(certificate: Certificate) -> str:
         will = action.judge(certificate)
@@ -224,8 +247,8 @@ def act(
     with transaction.atomic() if action.is_one_transaction else nullcontext():
         results = [_tried(each, do) for each in choose()]
         if key:
-            stored = [asdict(each) for each in results]
-            RequestKey.objects.filter(pk=key.pk).update(results=stored)
+            rows = [asdict(each) | {"what": stored(each.what)} for each in results]
+            RequestKey.objects.filter(pk=key.pk).update(results=rows)
     return results
 
 
@@ -237,7 +260,10 @@ def _key(owner: User, idempotency: Idempotency | None) -> RequestKey | None:
     )
     if key.digest != idempotency.digest:
         raise IdempotencyConflict(
-            f"The Idempotency-Key {key.key} was used for another request. Choose a new one."
+            _(
+                "The Idempotency-Key %(key)s was used for another request. Choose a new one.",
+                key=key.key,
+            )
         )
     return key
 
@@ -246,7 +272,7 @@ def _tried(certificate: Certificate, do: Callable[[Certificate], str]) -> Result
     try:
         outcome, what = DONE, do(certificate)
     except Unchanged as same:
-        outcome, what = UNCHANGED, str(same)
+        outcome, what = UNCHANGED, same.args[0]
     except ApiError as refusal:
         outcome, what = REFUSED, refusal.what
     return Result(certificate.pk, certificate.domain, outcome, what)

@@ -7,6 +7,7 @@ from django.db import transaction
 from accounts import audit
 from certctrl import clock
 from certctrl.errors import ApiError, Conflict, TooLate
+from certctrl.sentences import sentence as _
 from certctrl.turns import A_DAY
 from issuance import ratelimits
 from issuance.challenges import registry
@@ -21,7 +22,10 @@ def cancel(certificate: Certificate) -> Issuance:
     open_one = Issuance.objects.open_of(certificate)
     if not open_one:
         raise Conflict(
-            f"{certificate.domain} has no attempt in progress, so there is nothing to cancel."
+            _(
+                "%(domain)s has no attempt in progress, so there is nothing to cancel.",
+                domain=certificate.domain,
+            )
         )
     with transaction.atomic():
         canceled = cancel_attempt(open_one)
@@ -62,7 +66,7 @@ def cancel_attempt(issuance: Issuance) -> Issuance:
             queued_at=None,
             slot_at=None,
         ):
-            raise Conflict("The attempt changed at the same moment. Try again.")
+            raise Conflict(_("The attempt changed at the same moment. Try again."))
         ratelimits.end_reservation(held)
         registry.release(held, released_at)
         IssuanceEvent.objects.create(
@@ -70,7 +74,7 @@ def cancel_attempt(issuance: Issuance) -> Issuance:
             at=now,
             step="cancel",
             outcome=IssuanceEvent.Outcome.FAILED,
-            what="canceled by a person",
+            what=_("canceled by a person"),
         )
         Certificate.objects.filter(pk=held.certificate_id).update(
             renew_at=_after_cancel(held.certificate)
@@ -84,10 +88,19 @@ def _not_canceled(issuance: Issuance) -> ApiError:
     domain = issuance.certificate.domain
     if Issuance.objects.open().filter(pk=issuance.pk).exists():
         return TooLate(
-            "It is too late to cancel, because the CA is signing the certificate of"
-            f" {domain}. Revoke it later."
+            _(
+                "It is too late to cancel, because the CA is signing the certificate of "
+                "%(domain)s. Revoke it later.",
+                domain=domain,
+            )
         )
-    return Conflict(f"Attempt {issuance.number} of {domain} has ended, so it cannot be canceled.")
+    return Conflict(
+        _(
+            "Attempt %(number)s of %(domain)s has ended, so it cannot be canceled.",
+            number=issuance.number,
+            domain=domain,
+        )
+    )
 
 
 def _after_cancel(certificate: Certificate) -> datetime | None:

@@ -1,6 +1,6 @@
 """Create, change and delete certificates."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ from authorities import accounts
 from authorities.models import AcmeAccount, PrivateCA
 from certctrl import clock
 from certctrl.errors import Conflict, TooLate
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, insert, select
 from certctrl.turns import SKEW
 from devices.models import Device
@@ -34,6 +35,7 @@ from issuance.services.idempotency import Idempotency, once
 Reason = Issuance.Reason
 # Written when the account changes, because the new account has not failed yet.
 ANEW = {"failures": 0, "failing_since": None, "last_failure": "", "proved_at": None}
+MOST_COMPARED = 500  # certificates of one domain whose names are compared
 A_MINUTE = timedelta(minutes=1)
 TEN_MINUTES = timedelta(minutes=10)
 
@@ -57,17 +59,29 @@ class CertificateSpec:
         )
 
 
+class SameNames(Conflict):
+    """The owner has a certificate with exactly these names."""
+
+
 def create_certificate(
-    owner: User, spec: CertificateSpec, *, issue: bool, idempotency: Idempotency | None = None
+    owner: User,
+    spec: CertificateSpec,
+    *,
+    issue: bool,
+    idempotency: Idempotency | None = None,
+    unless_same_names: bool = False,
 ) -> tuple[Certificate, Issuance | None]:
     """Make the certificate, and start its first attempt when `issue` is set.
 
     The same request sent again soon returns the certificate that the first request made. Under
     DEVICE_REQUIRED nothing is issued until a device is assigned; the attempt is None.
 
-    Raise Invalid, NotFound, Conflict, QuotaExceeded and IdempotencyConflict.
+    With `unless_same_names`, raise SameNames when a new certificate would have exactly the names of
+    another one. Raise Invalid, NotFound, Conflict, QuotaExceeded and IdempotencyConflict.
     """
-    certificate, issuance = make_certificate(owner, spec, issue=issue, idempotency=idempotency)
+    certificate, issuance = make_certificate(
+        owner, spec, issue=issue, idempotency=idempotency, unless_same_names=unless_same_names
+    )
     return certificate, advance(issuance)
 
 
@@ -78,6 +92,7 @@ def make_certificate(
     issue: bool,
     validity_seconds: int | None = None,
     idempotency: Idempotency | None = None,
+    unless_same_names: bool = False,
 ) -> tuple[Certificate, Issuance | None]:
     """Make the rows of `create_certificate`, and start nothing.
 
@@ -89,11 +104,12 @@ def make_certificate(
         fallback_id = spec.settings.get("fallback_account_id")
         locks.hold(owner, credential=spec.credential, account=spec.account, fallback_id=fallback_id)
         same = _same_request(owner, spec)
-        certificate = (
-            same
-            if same and _answers(same, spec, validity_seconds)
-            else new_certificate(owner, spec, issue=issue)
-        )
+        if same and _answers(same, spec, validity_seconds):
+            certificate = same
+        else:
+            if unless_same_names:
+                _refuse_same_names(owner, spec)
+            certificate = new_certificate(owner, spec, issue=issue)
         if certificate.current:
             return certificate, certificate.current.issuance if issue else None
         if not issue or certificate.lacks_device:
@@ -147,6 +163,24 @@ def _same_request(owner: User, spec: CertificateSpec) -> Certificate | None:
     locks.lock_attempt(newest[0][0])
     same: Certificate | None = next(iter(_same(**wanted)), None)
     return same
+
+
+def with_names(owner: User, names: Collection[str]) -> list[int]:
+    """Return the ids of the owner's certificates with exactly these names, the newest first."""
+    rows = Certificate.objects.filter(owner=owner, domain__in=names, retired_at=None)
+    some = rows.order_by("-pk").values_list("pk", "names")[:MOST_COMPARED]
+    return [pk for pk, theirs in some if set(theirs) == set(names)]
+
+
+def _refuse_same_names(owner: User, spec: CertificateSpec) -> None:
+    if found := with_names(owner, spec.names):
+        raise SameNames(
+            _(
+                "Certificate %(pk)s has exactly these names. Renew it, or confirm that you want a "
+                "second one.",
+                pk=found[0],
+            )
+        )
 
 
 @select
@@ -252,12 +286,30 @@ def _audit_changes(certificate: Certificate, changes: Mapping[str, Any]) -> None
         audit_certificate(certificate, "changed", changes=changed)
 
 
-def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> Issuance | None:
+class Stale(Conflict):
+    """Settings changed after a person had read them. `columns` has their names."""
+
+    def __init__(self, domain: str, columns: Sequence[str]) -> None:
+        super().__init__(
+            _(
+                "The settings of %(domain)s changed meanwhile: %(columns)s. Read them again, then "
+                "send the change again.",
+                domain=domain,
+                columns=", ".join(columns),
+            )
+        )
+        self.columns = columns
+
+
+def update_certificate(
+    certificate: Certificate, changes: Mapping[str, Any], *, seen: Mapping[str, Any] | None = None
+) -> Issuance | None:
     """Change settings of the certificate. `changes` has the new values by column.
 
     A new account, for example production after staging, cancels the open attempt. Then the
     certificate is issued at the new account. Return this new attempt, or None if there is none.
 
+    `seen` has the columns as the caller has read them. Raise Stale when one is different by now.
     Raise TooLate when the CA of the old account is signing already. Raise Invalid, NotFound,
     Conflict and QuotaExceeded.
     """
@@ -271,6 +323,9 @@ def update_certificate(certificate: Certificate, changes: Mapping[str, Any]) -> 
         locks.lock_attempt(certificate.pk)
         # Read it again, because an attempt may have ended since. Its writes must stay.
         certificate.refresh_from_db(from_queryset=Certificate.objects.select_for_update())
+        read = seen or {}
+        if stale := [name for name in read if getattr(certificate, name) != read[name]]:
+            raise Stale(certificate.domain, stale)
         validation.judge(validation.changed(certificate, changes))
         account = changes.get("account", certificate.account)
         policy = changes.get("key_policy", certificate.key_policy)
@@ -308,7 +363,10 @@ def _change_policy(certificate: Certificate, policy: str) -> bool:
     certificate.key_policy = policy
     if certificate.lacks_device and (certificate.current or Issuance.objects.open_of(certificate)):
         raise Conflict(
-            f"No device is assigned to {certificate.domain}. Assign one, then set DEVICE_REQUIRED."
+            _(
+                "No device is assigned to %(domain)s. Assign one, then set DEVICE_REQUIRED.",
+                domain=certificate.domain,
+            )
         )
     quotas.lock(certificate.owner_id)  # before the devices
     takes_new_key = wraps.fit(certificate)

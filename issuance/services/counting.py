@@ -13,6 +13,7 @@ from accounts.models import User
 from certctrl import clock
 from devices.models import Device
 from issuance.models import (
+    NOT_SERVED,
     Certificate,
     CertificateCount,
     CertificateVersion,
@@ -77,9 +78,14 @@ def not_serving(rows: QuerySet[Deployment]) -> QuerySet[Deployment]:
     A device has SERVE_WITHIN seconds for a new version, unless it reports a failure.
     """
     late = clock.now() - timedelta(seconds=settings.SERVE_WITHIN)
-    is_due = Q(wanted_at__lte=late) | Q(failed_serial=F("wanted__serial"))
-    wanting = rows.filter(is_due, device__status=Device.Status.ACTIVE, wanted__isnull=False)
-    return wanting.exclude(served_serial=F("wanted__serial"))
+    is_due = Q(wanted_at__lte=late) | Q(failed_serial=F("wanted_serial"))
+    return rows.filter(NOT_SERVED, is_due, device__status=Device.Status.ACTIVE)
+
+
+def soonest(owner: User) -> Certificate | None:
+    """Return the certificate in use that ends first. It was issued, and is not revoked."""
+    valid = of_owner(owner).filter(expires_at__gt=clock.now(), current__revoked_at=None)
+    return valid.order_by("expires_at", "pk").first()
 
 
 def count(rows: QuerySet[Any]) -> int:
@@ -127,7 +133,7 @@ def add_up() -> None:
 def summary(owner: User) -> dict[str, object]:
     """Return the numbers of an owner for a dashboard."""
     rows = of_owner(owner)
-    soonest = rows.filter(expires_at__gt=clock.now()).order_by("expires_at", "pk")
+    first = soonest(owner)
     return {
         "total": total(owner),
         "needs_person": of_condition(rows, "you").count(),
@@ -135,7 +141,7 @@ def summary(owner: User) -> dict[str, object]:
         "in_progress": of_condition(rows, "open").count(),
         "expired": of_condition(rows, "expired").count(),
         "ends_within_30_days": of_condition(rows, "soon").count(),
-        "soonest_end": soonest.values_list("expires_at", flat=True).first(),
+        "soonest_end": first.expires_at if first else None,
         "devices": owner.devices.filter(status=Device.Status.ACTIVE).count(),
         "not_serving": not_serving(deployments_of(owner)).count(),
         "days": by_day(owner),

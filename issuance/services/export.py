@@ -13,6 +13,7 @@ from pathlib import Path
 from authorities import pki
 from certctrl import fileset
 from certctrl.errors import ExportForbidden, Invalid, NotIssued
+from certctrl.sentences import sentence as _
 from issuance.models import Certificate, CertificateVersion
 from keystore import envelope
 from keystore.models import Envelope
@@ -25,19 +26,30 @@ def current_version(certificate: Certificate) -> CertificateVersion:
     """Return the version to export. Raise NotIssued or ExportForbidden."""
     if certificate.key_policy == Envelope.Policy.DEVICE_REQUIRED:
         raise ExportForbidden(
-            f"The key of {certificate.domain} cannot be exported. With DEVICE_REQUIRED"
-            " only its devices can open it."
+            _(
+                "The key of %(domain)s cannot be exported. With DEVICE_REQUIRED only its "
+                "devices can open it.",
+                domain=certificate.domain,
+            )
         )
     if not certificate.server_decrypt_export:
         raise ExportForbidden(
-            f"The export of {certificate.domain} is switched off."
-            " Set server_decrypt_export to true first."
+            _(
+                "The export of %(domain)s is switched off. Set server_decrypt_export to true "
+                "first.",
+                domain=certificate.domain,
+            )
         )
     if not certificate.current:
-        raise NotIssued(f"{certificate.domain} was not issued yet. See its issue-result.")
+        raise NotIssued(
+            _("%(domain)s was not issued yet. See its issue-result.", domain=certificate.domain)
+        )
     if certificate.current.usable_key.policy == Envelope.Policy.DEVICE_REQUIRED:
         raise ExportForbidden(
-            f"The key of {certificate.domain} was sealed for its devices only. Renew it first."
+            _(
+                "The key of %(domain)s was sealed for its devices only. Renew it first.",
+                domain=certificate.domain,
+            )
         )
     return certificate.current
 
@@ -79,11 +91,13 @@ def bundle(
     NotIssued, ExportForbidden and CannotOpen.
     """
     if pfx not in PFX:
-        raise Invalid(f"pfx is {' or '.join(PFX)}: the algorithms of bundle.pfx.", field="pfx")
+        raise Invalid(
+            _("pfx is %(pfx)s: the algorithms of bundle.pfx.", pfx=" or ".join(PFX)), field="pfx"
+        )
     version = current_version(certificate)
-    what = f"{certificate.domain} exported as ZIP by {user_agent[:100] or 'an unnamed client'}"
+    why = f"{certificate.domain} exported as ZIP by {user_agent[:100] or 'an unnamed client'}"
     key = pki.load_key(
-        envelope.open_certificate_key(version.usable_key, actor=actor, what=what, ip=ip)
+        envelope.open_certificate_key(version.usable_key, actor=actor, what=why, ip=ip)
     )
     files = files_of(version, key)
     password = secrets.token_urlsafe(30)

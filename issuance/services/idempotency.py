@@ -7,6 +7,7 @@ from django.db import IntegrityError, transaction
 
 from accounts.models import User
 from certctrl.errors import Conflict, IdempotencyConflict
+from certctrl.sentences import sentence as _
 from issuance.models import Certificate, Issuance, RequestKey
 
 
@@ -58,11 +59,17 @@ def _once(
 def _replay(key: RequestKey, idempotency: Idempotency) -> tuple[Certificate, Issuance | None]:
     if key.digest != idempotency.digest:
         raise IdempotencyConflict(
-            f"The Idempotency-Key {key.key} was used for another request. Choose a new one."
+            _(
+                "The Idempotency-Key %(key)s was used for another request. Choose a new one.",
+                key=key.key,
+            )
         )
     assert key.certificate
     if key.certificate.retired_at:
         raise Conflict(
-            f"{key.certificate.domain} was deleted. Use another Idempotency-Key to create it again."
+            _(
+                "%(domain)s was deleted. Use another Idempotency-Key to create it again.",
+                domain=key.certificate.domain,
+            )
         )
     return key.certificate, key.issuance

@@ -9,6 +9,7 @@ from django.db.models import QuerySet
 from accounts import quotas
 from accounts.models import User
 from certctrl.errors import Invalid, QuotaExceeded
+from certctrl.sentences import sentence as _
 from issuance.models import Certificate, Label
 from issuance.services.attempts import audit_certificate
 
@@ -25,7 +26,10 @@ def label_of(text: str, field: str = "labels") -> str:
     name = unicodedata.normalize("NFC", " ".join(text.split()))
     if not name or len(name) > Label.LONGEST or "," in name or not name.isprintable():
         raise Invalid(
-            f"A label has 1 to {Label.LONGEST} printable characters and no comma. Choose another.",
+            _(
+                "A label has 1 to %(longest)s printable characters and no comma. Choose another.",
+                longest=Label.LONGEST,
+            ),
             field=field,
         )
     return name
@@ -40,8 +44,13 @@ def set_labels(certificate: Certificate, texts: Iterable[str]) -> list[str]:
     wanted = sorted({label_of(text) for text in texts})
     if len(wanted) > MOST_LABELS:
         raise Invalid(
-            f"{certificate.domain} would have {len(wanted)} labels, and {MOST_LABELS} are the most."
-            " Leave some out.",
+            _(
+                "%(domain)s would have %(count)s labels, and %(most_labels)s are the most. "
+                "Leave some out.",
+                domain=certificate.domain,
+                count=len(wanted),
+                most_labels=MOST_LABELS,
+            ),
             field="labels",
         )
     with transaction.atomic():
@@ -67,5 +76,8 @@ def _made(owner: User, names: list[str]) -> list[Label]:
 def _refuse_more(owner: User) -> None:
     if labels_of(owner).count() > MOST_OF_OWNER:
         raise QuotaExceeded(
-            f"You have {MOST_OF_OWNER} different labels, which are the most. Use one of them."
+            _(
+                "You have %(most_of_owner)s different labels, which are the most. Use one of them.",
+                most_of_owner=MOST_OF_OWNER,
+            )
         )

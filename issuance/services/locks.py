@@ -16,13 +16,16 @@ from accounts.models import User
 from authorities.accounts import no_account
 from authorities.models import AcmeAccount
 from certctrl.errors import NotFound
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, select
 from dnsproviders.models import DnsCredential
 from issuance.models import Certificate, Issuance
 
 
 def no_credential(pk: int) -> NotFound:
-    return NotFound(f"You have no DNS credential {pk}. Check the id.", field="dns_provider_id")
+    return NotFound(
+        _("You have no DNS credential %(pk)s. Check the id.", pk=pk), field="dns_provider_id"
+    )
 
 
 def hold(
@@ -75,7 +78,7 @@ def lock(certificate: Certificate) -> None:
     lock_attempt(certificate.pk)
     certificate.refresh_from_db(from_queryset=Certificate.objects.select_for_update())
     if certificate.retired_at:
-        raise NotFound(f"You have no certificate {certificate.pk}. Check the id.")
+        raise NotFound(_("You have no certificate %(pk)s. Check the id.", pk=certificate.pk))
 
 
 def lock_with_owner(certificate: Certificate) -> None:

@@ -7,6 +7,7 @@ import base64
 from typing import Any
 
 from certctrl.errors import ExportForbidden, NotFound, NotIssued, WrapPending
+from certctrl.sentences import sentence as _
 from devices.models import Device
 from issuance.models import Certificate, CertificateVersion
 from keystore import envelope
@@ -28,7 +29,13 @@ def assigned(device: Device, pk: int) -> Certificate:
     parts = ("certificate__account", *(f"{name}__{part}" for name in VERSIONS for part in PARTS))
     deployment = found.select_related(*parts).first()
     if deployment is None:
-        raise NotFound(f"The device {device} has no certificate {pk}. Assign it first.")
+        raise NotFound(
+            _(
+                "The device %(device)s has no certificate %(pk)s. Assign it first.",
+                device=device,
+                pk=pk,
+            )
+        )
     certificate = deployment.certificate
     if deployment.wanted and deployment.wanted.key_id:
         certificate.current = deployment.wanted
@@ -38,7 +45,9 @@ def assigned(device: Device, pk: int) -> Certificate:
 def version_of(certificate: Certificate) -> CertificateVersion:
     """Return the version that devices get. Raise NotIssued."""
     if not certificate.current:
-        raise NotIssued(f"{certificate.domain} was not issued yet. See its issue-result.")
+        raise NotIssued(
+            _("%(domain)s was not issued yet. See its issue-result.", domain=certificate.domain)
+        )
     return certificate.current
 
 
@@ -49,8 +58,11 @@ def sealed(device: Device, certificate: Certificate) -> dict[str, Any]:
     """
     if certificate.key_policy == Policy.MASTER_ONLY:
         raise ExportForbidden(
-            f"The key of {certificate.domain} is not wrapped for devices (MASTER_ONLY). Export it,"
-            " or choose HYBRID."
+            _(
+                "The key of %(domain)s is not wrapped for devices (MASTER_ONLY). Export it, "
+                "or choose HYBRID.",
+                domain=certificate.domain,
+            )
         )
     return _sealed(device, version_of(certificate))
 
@@ -67,14 +79,17 @@ def for_device(
         return sealed(device, certificate)
     if not certificate.server_decrypt_export:
         raise ExportForbidden(
-            f"The key of {certificate.domain} is for the server only (MASTER_ONLY). Set"
-            " server_decrypt_export to true, or choose HYBRID."
+            _(
+                "The key of %(domain)s is for the server only (MASTER_ONLY). Set "
+                "server_decrypt_export to true, or choose HYBRID.",
+                domain=certificate.domain,
+            )
         )
     version = version_of(certificate)
     if not version.usable_key.wraps.exclude(master_key_id=None).exists():
         return _sealed(device, version)  # issued under DEVICE_REQUIRED, and not yet again
-    what = f"{certificate.domain} delivered to the device {device.public_id}"
-    key = envelope.open_certificate_key(version.usable_key, actor=actor, what=what, ip=ip)
+    why = f"{certificate.domain} delivered to the device {device.public_id}"
+    key = envelope.open_certificate_key(version.usable_key, actor=actor, what=why, ip=ip)
     return {
         "enc_scheme": "plaintext",
         "private_key_der_b64": _b64(key),
@@ -90,8 +105,12 @@ def _sealed(device: Device, version: CertificateVersion) -> dict[str, Any]:
     )
     if wrap is None or wrap.recipient_key is None:
         raise WrapPending(
-            f"The key of certificate {version.certificate_id} is not wrapped for the device"
-            f" {device} yet (WRAP_PENDING). Try again later."
+            _(
+                "The key of certificate %(certificate_id)s is not wrapped for the device "
+                "%(device)s yet (WRAP_PENDING). Try again later.",
+                certificate_id=version.certificate_id,
+                device=device,
+            )
         )
     parts = envelope.parts(version.usable_key)
     return {

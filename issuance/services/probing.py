@@ -7,6 +7,7 @@ from django.db import transaction
 from accounts.audit import note_row
 from certctrl import addresses, clock, outward
 from certctrl.errors import Conflict, Invalid
+from certctrl.sentences import sentence as _
 from certctrl.turns import A_DAY, Trouble
 from issuance import probes
 from issuance.models import Certificate, Probe
@@ -42,8 +43,12 @@ def _keep(certificate: Certificate, target: Target, columns: dict[str, Any]) -> 
     others = Probe.objects.filter(certificate=certificate).exclude(**target._asdict())
     if others.count() >= MOST_PROBES:
         raise Conflict(
-            f"{certificate.domain} has {MOST_PROBES} daily probes, the most that is allowed. "
-            "Delete one first."
+            _(
+                "%(domain)s has %(most_probes)s daily probes, the most that is allowed. "
+                "Delete one first.",
+                domain=certificate.domain,
+                most_probes=MOST_PROBES,
+            )
         )
     due = {"wake_at": clock.now() + A_DAY}
     row, is_new = Probe.objects.get_or_create(

@@ -5,6 +5,7 @@ from django.db import transaction
 from accounts import audit
 from certctrl import clock, dispatch
 from certctrl.errors import Conflict, Invalid
+from certctrl.sentences import sentence as _
 from devices.models import Device
 from issuance import tasks
 from issuance.models import Certificate, CertificateVersion
@@ -30,7 +31,12 @@ def revoke(
     number = number_of(reason)
     version = certificate.current
     if not version:
-        raise Conflict(f"{certificate.domain} was never issued, so there is nothing to revoke.")
+        raise Conflict(
+            _(
+                "%(domain)s was never issued, so there is nothing to revoke.",
+                domain=certificate.domain,
+            )
+        )
     unasked = CertificateVersion.objects.filter(pk=version.pk, revoke_asked_at=None)
     now = clock.now()
     if unasked.update(revoke_asked_at=now, revoke_reason=number, wake_at=now, queued_at=now):
@@ -46,7 +52,9 @@ def number_of(reason: object) -> int:
     number = REASONS.get(reason) if isinstance(reason, str) else reason
     if isinstance(number, bool) or not isinstance(number, int) or number not in REASONS.values():
         known = ", ".join(f"{name} ({each})" for name, each in REASONS.items())
-        raise Invalid(f"The reason is not known. Give one of {known}.", field="reason")
+        raise Invalid(
+            _("The reason is not known. Give one of %(known)s.", known=known), field="reason"
+        )
     return number
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from authorities import accounts, catalog
 from authorities.models import AcmeAccount
 from certctrl.errors import Invalid
+from certctrl.sentences import sentence as _
 from devices.models import Device
 from issuance import identifiers
 from issuance.challenges import registry
@@ -61,24 +62,33 @@ def _refuse_policy(wanted: Wanted) -> None:
         return
     if wanted.columns.get("server_decrypt_export"):
         raise Invalid(
-            "Under DEVICE_REQUIRED the server cannot open the key."
-            " Leave server_decrypt_export out, or choose HYBRID.",
+            _(
+                "Under DEVICE_REQUIRED the server cannot open the key. Leave "
+                "server_decrypt_export out, or choose HYBRID."
+            ),
             field="server_decrypt_export",
         )
     if wanted.columns.get("reuse_key"):
         raise Invalid(
-            "Under DEVICE_REQUIRED the server cannot open the key to keep it."
-            " Leave reuse_key out, or choose HYBRID.",
+            _(
+                "Under DEVICE_REQUIRED the server cannot open the key to keep it. Leave "
+                "reuse_key out, or choose HYBRID."
+            ),
             field="reuse_key",
         )
 
 
 def _refuse_key(account: AcmeAccount, wanted: Wanted, field: str) -> None:
     if not catalog.signs(account.ca_provider, wanted.key_type, wanted.key_size):
-        what = f"{account.name} signs {catalog.key_sizes(account.ca_provider)}"
         raise Invalid(
-            f"{what}, not {wanted.key_type} {wanted.key_size}. Choose another key_type or"
-            " key_size.",
+            _(
+                "%(name)s signs %(key_sizes)s, not %(key_type)s %(key_size)s. Choose another "
+                "key_type or key_size.",
+                name=account.name,
+                key_sizes=catalog.key_sizes(account.ca_provider),
+                key_type=wanted.key_type,
+                key_size=wanted.key_size,
+            ),
             field=field,
         )
 
@@ -94,7 +104,13 @@ def _refuse_profile(wanted: Wanted) -> None:
     if profile and info.profiles and profile not in info.profiles:
         known = ", ".join(info.profiles)
         raise Invalid(
-            f"{info.label} has no profile {profile}. Choose one of {known}.", field="profile"
+            _(
+                "%(label)s has no profile %(profile)s. Choose one of %(known)s.",
+                label=info.label,
+                profile=profile,
+                known=known,
+            ),
+            field="profile",
         )
     _refuse_count(wanted.account, wanted, "profile")
 
@@ -105,10 +121,17 @@ def _refuse_count(account: AcmeAccount, wanted: Wanted, field: str) -> None:
     most = info.profiles.get(profile or "", info.max_names)
     count = len(wanted.names)
     if count > most:
-        of = f"the profile {profile} of {info.label}" if profile in info.profiles else info.label
+        of = info.label
+        if profile in info.profiles:
+            of = _("the profile %(profile)s of %(label)s", profile=profile, label=info.label)
         raise Invalid(
-            f"A certificate by {of} has at most {most} names, and this one has {count}."
-            " Split it into several.",
+            _(
+                "A certificate by %(of)s has at most %(most)s names, and this one has "
+                "%(count)s. Split it into several.",
+                of=of,
+                most=most,
+                count=count,
+            ),
             field=field,
         )
 
@@ -120,20 +143,29 @@ def _refuse_method(wanted: Wanted) -> None:
         return
     if wildcard := next((name for name in wanted.names if name.startswith("*.")), None):
         raise Invalid(
-            f"{wildcard} is a wildcard, which {method} cannot prove. Leave verify_method out.",
+            _(
+                "%(wildcard)s is a wildcard, which %(method)s cannot prove. Leave "
+                "verify_method out.",
+                wildcard=wildcard,
+                method=method,
+            ),
             field="verify_method",
         )
     _refuse_addresses(wanted.account, wanted)
     device = wanted.columns.get("verify_device_id")
     if not device:
         raise Invalid(
-            f"{method} needs a device. Give the id of one whose agent is reached at the names.",
+            _(
+                "%(method)s needs a device. Give the id of one whose agent is reached at the "
+                "names.",
+                method=method,
+            ),
             field="verify_device_id",
         )
     of_owner = Device.objects.filter(owner=wanted.account.owner_id, status=Device.Status.ACTIVE)
     if not of_owner.filter(pk=device).exists():
         raise Invalid(
-            f"You have no active device {device}. Give the id of another one.",
+            _("You have no active device %(device)s. Give the id of another one.", device=device),
             field="verify_device_id",
         )
 
@@ -144,10 +176,23 @@ def _refuse_addresses(account: AcmeAccount, wanted: Wanted) -> None:
     profiles = info.address_profiles
     if not address or profiles is None or wanted.columns.get("profile") in profiles:
         return
-    what = f"{info.label} does not issue for IP addresses such as {address}"
+    what = _(
+        "%(label)s does not issue for IP addresses such as %(address)s, or choose another account.",
+        label=info.label,
+        address=address,
+    )
     if profiles:
-        what = f"{what} without the profile {' or '.join(profiles)}. Set profile"
-    raise Invalid(f"{what}, or choose another account.", field="profile" if profiles else "domain")
+        what = _(
+            "%(label)s does not issue for IP addresses such as %(address)s without the profile "
+            "%(profiles)s. Set profile, or choose another account.",
+            label=info.label,
+            address=address,
+            profiles=" or ".join(profiles),
+        )
+    raise Invalid(
+        what,
+        field="profile" if profiles else "domain",
+    )
 
 
 def _fallback(wanted: Wanted) -> AcmeAccount:
@@ -164,18 +209,23 @@ def _refuse_fallback(fallback: AcmeAccount, wanted: Wanted) -> None:
     info = catalog.info(fallback.ca_provider)
     if fallback.pk == wanted.account.pk:
         raise Invalid(
-            f"{fallback.name} is already the account of this certificate. Choose another"
-            " fallback account.",
+            _(
+                "%(name)s is already the account of this certificate. Choose another "
+                "fallback account.",
+                name=fallback.name,
+            ),
             field=field,
         )
     if fallback.is_private or wanted.account.is_private:
         raise Invalid(
-            "A private CA signs at once. It cannot have a fallback account, or be one.", field=field
+            _("A private CA signs at once. It cannot have a fallback account, or be one."),
+            field=field,
         )
     _refuse_key(fallback, wanted, field)
     _refuse_count(fallback, wanted, field)
     _refuse_addresses(fallback, wanted)
     if not info.wildcards and any(name.startswith("*.") for name in wanted.names):
         raise Invalid(
-            f"{info.label} issues no wildcards. Choose another fallback account.", field=field
+            _("%(label)s issues no wildcards. Choose another fallback account.", label=info.label),
+            field=field,
         )

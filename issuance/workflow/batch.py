@@ -4,9 +4,10 @@ The attempts of a batch are claimed together. One look serves them all, and one 
 back. One message for each attempt would cost forty times as much.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -14,6 +15,7 @@ from django.db import transaction
 from django.db.models import F
 
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, Wait
 from issuance.models import Issuance, IssuanceEvent
 from issuance.workflow import machine
@@ -46,16 +48,21 @@ def look() -> list[int]:
     except Exception:
         logger.exception("look.failed", rows=len(rows))
         return _stumble(rows)
+    now = clock.now()
     through: list[int] = []
-    waiting: dict[int, list[Issuance]] = defaultdict(list)
+    waiting: dict[tuple[datetime, str], list[Issuance]] = defaultdict(list)
     again: list[tuple[Issuance, Done]] = []
     for row in rows:
         if row.turn_left() <= 0:
-            waiting[0].append(row)  # no time is left; another batch takes this row
-        elif _end(row, seen[row.pk], waiting, again):
+            waiting[now, "{}"].append(row)  # no time is left; another batch takes this row
+            continue
+        outcome = _judged(row, seen[row.pk])
+        if isinstance(outcome, Wait) and _says_the_same(row, outcome, now):
+            waiting[_wakes_at(now, outcome), json.dumps(outcome.fields)].append(row)
+        elif _end(row, outcome, again):
             through.append(row.pk)
-    for pause, same in waiting.items():
-        _put_back_together(same, pause)
+    for (wake_at, fields), same in waiting.items():
+        _put_back_together(same, wake_at, json.loads(fields))
     if again:
         _publish_again_together(again)
     return through
@@ -70,32 +77,47 @@ def _stumble(rows: Sequence[Issuance]) -> list[int]:
     def fail(issuance: Issuance) -> Done:
         raise Trouble(
             "internal",
-            "Internal error while looking at the challenges. It is retried; the server log has the"
-            " details.",
+            _(
+                "Internal error while looking at the challenges. It is retried; the server "
+                "log has the details."
+            ),
         )
 
     return [row.pk for row in rows if machine.run(STEP, row, fail)]
 
 
-def _end(
-    row: Issuance,
-    seen: Mapping[str, Any],
-    waiting: dict[int, list[Issuance]],
-    again: list[tuple[Issuance, Done]],
-) -> bool:
+def _judged(row: Issuance, seen: Mapping[str, Any]) -> Done | Exception:
+    """Return what a look means for an attempt. An exception is returned, not raised."""
+    try:
+        return propagate.judge(row, seen)
+    except Exception as why:
+        return why
+
+
+def _says_the_same(row: Issuance, wait: Wait, now: datetime) -> bool:
+    """Return whether the look found nothing new for people, so that the attempt only waits longer.
+
+    Then there is no event, and rows with the same new `fields` are put back together.
+    """
+    is_new = wait.what != row.waits_for or row.stumbles or wait.imposed
+    return not is_new and now < row.deadline_at
+
+
+def _wakes_at(now: datetime, wait: Wait) -> datetime:
+    at = now + timedelta(seconds=int(wait.seconds))
+    return at + timedelta(seconds=-at.timestamp() % IN_STEP) if wait.seconds >= LONG else at
+
+
+def _end(row: Issuance, outcome: Done | Exception, again: list[tuple[Issuance, Done]]) -> bool:
     """End the turn of one row. Return True when the attempt goes on with `validate`.
 
-    A row that only waits longer is put into `waiting`, under its pause in seconds. A row whose
-    records are published again is put into `again`. The caller ends the turns of both together.
+    A row whose records are published again is put into `again`. The caller ends its turn.
     """
 
-    def pause_together(step: machine.Step, issuance: Issuance, wait: Wait) -> None:
-        is_new = wait.what != issuance.waits_for or wait.fields
-        says_the_same = not is_new and not issuance.stumbles and not wait.imposed
-        if says_the_same and clock.now() < issuance.deadline_at:
-            waiting[int(wait.seconds)].append(issuance)
-        else:
-            machine.put_back(step, issuance, wait)
+    def act(issuance: Issuance) -> Done:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def end_together(step: machine.Step, issuance: Issuance, done: Done, took: float) -> bool:
         if not done.again:
@@ -103,25 +125,18 @@ def _end(
         again.append((issuance, done))
         return False
 
-    return machine.run(
-        STEP,
-        row,
-        lambda issuance: propagate.judge(issuance, seen),
-        pause_together,
-        end_together,
-    )
+    return machine.run(STEP, row, act, end=end_together)
 
 
-def _put_back_together(rows: Sequence[Issuance], pause: int) -> None:
-    """End the turns of all rows that wait for `pause` seconds, in one UPDATE.
+def _put_back_together(
+    rows: Sequence[Issuance], wake_at: datetime, fields: Mapping[str, Any]
+) -> None:
+    """End the turns of all rows, which wait until `wake_at`, and write `fields`, in one UPDATE.
 
     A row whose turn was lost is not changed.
     """
     mine = Issuance.objects.filter(pk__in=[row.pk for row in rows], holder=rows[0].holder)
-    wake_at = clock.now() + timedelta(seconds=pause)
-    if pause >= LONG:
-        wake_at += timedelta(seconds=-wake_at.timestamp() % IN_STEP)
-    mine.update(holder="", queued_at=None, deaths=0, wake_at=wake_at)
+    mine.update(holder="", queued_at=None, deaths=0, wake_at=wake_at, **fields)
 
 
 def _publish_again_together(ends: Sequence[tuple[Issuance, Done]]) -> None:

@@ -13,6 +13,7 @@ from authorities import pki
 from authorities.base import CA, NotYet
 from authorities.errors import Refused
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from certctrl.turns import Wait
 from issuance import wraps
 from issuance.models import KEY_COMPROMISE, Certificate, CertificateVersion, Issuance
@@ -82,14 +83,17 @@ def make(issuance: Issuance) -> None:
     pinned, told = _pinned(issuance)
     if pinned:
         try:
-            what = f"{certificate.domain} is renewed with the same key"
+            what = _("%(domain)s is renewed with the same key", domain=certificate.domain)
             key = pki.load_key(
                 envelope.open_certificate_key(pinned.usable_key, actor=ACTOR, what=what)
             )
         except CannotOpen as cannot:
             if cannot.is_temporary:  # an HSM that is away must not change a pinned key
                 raise
-            told = f"The certificate gets a new key, although reuse_key is set. {cannot.what}"
+            told = _(
+                "The certificate gets a new key, although reuse_key is set. %(what)s",
+                what=cannot.what,
+            )
     key = key or pki.new_key(certificate.key_type, certificate.key_size)
     csr_pem = pki.csr(key, certificate.names, certificate.subject())
     prepare = partial(
@@ -123,7 +127,7 @@ def _refuse_other_policy(certificate: Certificate, sealed: Envelope) -> None:
     """
     certificate.refresh_from_db(fields=["key_policy"])
     if certificate.key_policy != sealed.policy:
-        raise Wait(1, "The key policy was changed while a new key was made. It is made again.")
+        raise Wait(1, _("The key policy was changed while a new key was made. It is made again."))
 
 
 def _recipients(certificate: Certificate) -> Sequence[RecipientKey]:
@@ -135,8 +139,11 @@ def _recipients(certificate: Certificate) -> Sequence[RecipientKey]:
     if not keys:
         raise Refused(
             "no_device",
-            f"{certificate.domain} has the policy DEVICE_REQUIRED and no device, so nobody could"
-            " open a new key. Assign a device.",
+            _(
+                "%(domain)s has the policy DEVICE_REQUIRED and no device, so nobody could "
+                "open a new key. Assign a device.",
+                domain=certificate.domain,
+            ),
             permanent=True,
         )
     return keys
@@ -154,14 +161,14 @@ def _pinned(issuance: Issuance) -> tuple[CertificateVersion | None, str]:
     if pki.key_kind(version.chain_pem) != (certificate.key_type, certificate.key_size):
         return (
             None,
-            "The certificate gets a new key, because its key type or size was changed.",
+            _("The certificate gets a new key, because its key type or size was changed."),
         )
     if is_compromised(certificate, version.chain_pem):
         return (
             None,
-            "The certificate gets a new key, because the old one was revoked for keyCompromise.",
+            _("The certificate gets a new key, because the old one was revoked for keyCompromise."),
         )
-    return version, "The certificate keeps its key (reuse_key)."
+    return version, _("The certificate keeps its key (reuse_key).")
 
 
 def _take_over(issuance: Issuance, client: CA) -> bool:

@@ -13,6 +13,8 @@ from authorities.base import NotYet
 from authorities.errors import Refused, Unexplained
 from authorities.models import AcmeAccount
 from certctrl import clock, lanes, log
+from certctrl.sentences import joined
+from certctrl.sentences import sentence as _
 from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause, stopping
 from issuance import notify, ratelimits
 from issuance.challenges import registry
@@ -32,7 +34,7 @@ LONG = 3.0
 LATELY = timedelta(minutes=10)
 UNWRITABLE = Trouble(
     "internal",
-    "The attempt was given up after repeated internal errors. The server log has the details.",
+    _("The attempt was given up after repeated internal errors. The server log has the details."),
 )
 
 
@@ -138,13 +140,11 @@ def run(
     step: Step,
     issuance: Issuance,
     act: Callable[[Issuance], Done] | None = None,
-    pause: Callable[["Step", Issuance, Wait], None] | None = None,
     end: Callable[["Step", Issuance, Done, float], bool] | None = None,
 ) -> bool:
     """Run one turn of a claimed attempt, and write its end. Return True if the next may follow.
 
-    A batch passes its own functions. `act` takes the step, `pause` writes a wait, and `end`
-    writes the end of the step.
+    A batch passes its own functions. `act` takes the step, and `end` writes its end.
     """
     began = clock.monotonic()
     try:
@@ -156,21 +156,21 @@ def run(
             if issuance.deaths >= MAX_DEATHS:
                 raise Refused(
                     "internal",
-                    "The attempt was given up, because five workers in a row died on it.",
+                    _("The attempt was given up, because five workers in a row died on it."),
                 )
             done = (act or step.act)(issuance)
         return (end or settle)(step, issuance, done, clock.monotonic() - began)
     except Wait as wait:
-        _unless_lost(pause or put_back, step, issuance, wait)
+        _unless_lost(put_back, step, issuance, wait)
     except LostTurn:
         after_losing(issuance)
     except Trouble as trouble:
         _unless_lost(stumble, step, issuance, trouble)
     except Exception:
         logger.exception("step.failed", issuance=issuance.pk, step=step.name)
-        what = (
-            f"Internal error in the step {step.name}. It is retried; the server log has the"
-            " details."
+        what = _(
+            "Internal error in the step %(name)s. It is retried; the server log has the details.",
+            name=step.name,
         )
         _unless_lost(stumble, step, issuance, Trouble("internal", what))
     return False
@@ -314,9 +314,13 @@ def moved_deadline(step: Step, issuance: Issuance, seconds: float) -> datetime:
 
 def _gave_up(step: Step, issuance: Issuance, what: str) -> str:
     minutes = round(issuance.age().total_seconds() / 60)
-    return (
-        f"{step.name} of {issuance.certificate.domain} was given up after {minutes} minutes. {what}"
-    ).strip()
+    gave_up = _(
+        "%(step)s of %(domain)s was given up after %(minutes)s minutes.",
+        step=step.name,
+        domain=issuance.certificate.domain,
+        minutes=minutes,
+    )
+    return joined(" ", [gave_up, what]) if what else gave_up
 
 
 def stumble(step: Step, issuance: Issuance, trouble: Trouble) -> None:

@@ -12,6 +12,7 @@ from authorities import clients, exchanges
 from authorities.base import CA, AuthorizationResource, NotYet
 from authorities.errors import Refused
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from certctrl.turns import LostTurn, Trouble, Wait
 from issuance.challenges import registry
 from issuance.models import Authorization, Issuance
@@ -113,24 +114,32 @@ def refuse(issuance: Issuance, seen: AuthorizationResource) -> None:
     if not first:
         return
     whose = (
-        f"attempt {first.number}"
+        _("attempt %(number)s", number=first.number)
         if first.certificate_id == issuance.certificate_id
-        else "an earlier attempt"
+        else _("an earlier attempt")
     )
-    told = f"The CA returned the order of {whose} again, in which {seen.name} has failed."
+    told = _(
+        "The CA returned the order of %(whose)s again, in which %(name)s has failed.",
+        whose=whose,
+        name=seen.name,
+    )
     if issuance.orders:
         ends = issuance.order_expires_at
         until = (
-            f"until it expires at {ends:%Y-%m-%d %H:%M} UTC"
+            _("until it expires at %(ends)s UTC", ends=f"{ends:%Y-%m-%d %H:%M}")
             if ends
-            else "until it expires, at a time that the CA does not say"
+            else _("until it expires, at a time that the CA does not say")
         )
-        what = (
-            f"{told} It gives no other order for these names {until}."
-            " Wait, or set a fallback account."
+        what = _(
+            "%(told)s It gives no other order for these names %(until)s. Wait, or set a "
+            "fallback account.",
+            told=told,
+            until=until,
         )
         raise Refused(failover.STUCK, what)
     give_up(issuance)
     with issuance.fence(**without_order(issuance)):
         forget(issuance)
-    raise Wait(issuance.patience(), f"{told} That order is given up, and a new one is sent.")
+    raise Wait(
+        issuance.patience(), _("%(told)s That order is given up, and a new one is sent.", told=told)
+    )

@@ -6,6 +6,7 @@ down.
 
 from authorities import catalog, clients, exchanges
 from certctrl import clock, lanes
+from certctrl.sentences import sentence as _
 from certctrl.turns import A_DAY, Trouble
 from issuance.models import CertificateVersion
 
@@ -21,7 +22,7 @@ def revoke(version_id: int) -> None:
         if version.revoked_at or not version.revoke_asked_at:
             return version.give_back(None)
         if version.not_after <= clock.now():
-            what = "It expired before the CA revoked it; there is nothing left to revoke."
+            what = _("It expired before the CA revoked it; there is nothing left to revoke.")
             return version.give_back(None, revoke_asked_at=None, revoke_error=what)
         account = version.account
         try:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from django import conf  # the name `settings` would be the module in this package
 
+from certctrl.sentences import sentence as _
 from keystore.masterkeys.aes import AESKey
 from keystore.masterkeys.elsewhere import ElsewhereKeys, KeyElsewhere
 from keystore.masterkeys.errors import (
@@ -94,8 +95,11 @@ def all_keys() -> dict[str, WrappingKey]:
         for key in source.keys().values():
             if not keys.setdefault(key.id, key).same_as(key):
                 raise MasterKeyProblem(
-                    f"There are different master keys with the id {key.id}, in MASTER_KEYS, in "
-                    "its file or in MASTER_KEYS_ELSEWHERE. Rename one."
+                    _(
+                        "There are different master keys with the id %(id)s, in MASTER_KEYS, "
+                        "in its file or in MASTER_KEYS_ELSEWHERE. Rename one.",
+                        id=key.id,
+                    )
                 )
     return keys
 

@@ -3,6 +3,7 @@
 The operator can fix each of them. Therefore they are Troubles, and a worker tries again.
 """
 
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 
 
@@ -18,7 +19,11 @@ class UnknownMasterKey(MasterKeyProblem):
 
     def __init__(self, key_id: str) -> None:
         super().__init__(
-            f"Master key {key_id} is not on this server. Restore it in MASTER_KEYS or its file."
+            _(
+                "Master key %(key_id)s is not on this server. Restore it in MASTER_KEYS or "
+                "its file.",
+                key_id=key_id,
+            )
         )
         self.key_id = key_id
 
@@ -36,7 +41,10 @@ class WrongMasterKey(MasterKeyProblem):
 
     def __init__(self, key_id: str) -> None:
         super().__init__(
-            f"Master key {key_id} of this server does not open this secret. Another key of "
-            "the same id wrapped it, or its row was altered. Restore that key, or the row "
-            "from a backup."
+            _(
+                "Master key %(key_id)s of this server does not open this secret. Another key "
+                "of the same id wrapped it, or its row was altered. Restore that key, or the "
+                "row from a backup.",
+                key_id=key_id,
+            )
         )

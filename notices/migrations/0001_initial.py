@@ -1,3 +1,4 @@
+import certctrl.sentences
 import django.db.models.deletion
 import uuid
 from django.conf import settings
@@ -19,8 +20,8 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('kind', models.CharField(choices=[('renewed', 'Renewed'), ('renewal_failed', 'Renewal Failed'), ('expiring', 'Expiring'), ('ca_expiring', 'Ca Expiring'), ('record_left_behind', 'Record Left Behind'), ('credential_refused', 'Credential Refused'), ('not_served', 'Not Served'), ('action_needed', 'Action Needed'), ('audit_head', 'Audit Head'), ('test', 'Test'), ('confirm_address', 'Confirm Address')], max_length=20)),
-                ('subject', models.CharField(max_length=320)),
-                ('body', models.TextField(help_text='plain text for people')),
+                ('subject', certctrl.sentences.SentenceField()),
+                ('body', certctrl.sentences.SentenceField(help_text='plain text for people')),
                 ('data', models.JSONField(default=dict, help_text='the same facts, for programs')),
                 ('dedupe_key', models.CharField(editable=False, max_length=200)),
                 ('raised_at', models.DateTimeField()),
@@ -61,7 +62,7 @@ class Migration(migrations.Migration):
                 ('kinds', models.JSONField(blank=True, default=list, help_text='kinds of notices; empty for all')),
                 ('disabled_at', models.DateTimeField(blank=True, null=True)),
                 ('retired_at', models.DateTimeField(blank=True, null=True)),
-                ('last_error', models.TextField(blank=True)),
+                ('last_error', certctrl.sentences.SentenceField(blank=True)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('updated_at', models.DateTimeField(auto_now=True)),
                 ('address', models.ForeignKey(editable=False, help_text='its path or query may be a secret', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='keystore.envelope')),
@@ -83,7 +84,7 @@ class Migration(migrations.Migration):
                 ('begun_at', models.DateTimeField(blank=True, help_text='when the mail counts in the daily limit, or the digest takes no more notices', null=True)),
                 ('sent_at', models.DateTimeField(blank=True, null=True)),
                 ('given_up_at', models.DateTimeField(blank=True, null=True)),
-                ('error_what', models.TextField(blank=True, help_text='why the last try failed')),
+                ('error_what', certctrl.sentences.SentenceField(blank=True, help_text='why the last try failed')),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('digest', models.ForeignKey(blank=True, help_text='the digest that lists this notice', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='held', to='notices.delivery')),
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to=settings.AUTH_USER_MODEL)),

@@ -53,7 +53,7 @@ class Migration(migrations.Migration):
                 ('stumbles', models.PositiveSmallIntegerField(default=0, editable=False)),
                 ('deaths', models.PositiveSmallIntegerField(default=0, editable=False)),
                 ('uuid', models.UUIDField(default=uuid.uuid4, editable=False, unique=True)),
-                ('purpose', models.CharField(choices=[('register', 'Register'), ('reset', 'Reset'), ('change', 'Change'), ('invite', 'Invite')], max_length=8)),
+                ('purpose', models.CharField(choices=[('register', 'Register'), ('reset', 'Reset'), ('change', 'Change'), ('invite', 'Invite'), ('password', 'Password'), ('address', 'Address'), ('factor_on', 'Factor On'), ('factor_off', 'Factor Off'), ('new_codes', 'New Codes')], max_length=16)),
                 ('email', models.EmailField(help_text='in its canonical form', max_length=254)),
                 ('typed_email', models.EmailField(blank=True, max_length=254)),
                 ('name', models.CharField(blank=True, max_length=64)),
@@ -67,7 +67,7 @@ class Migration(migrations.Migration):
                 ('tries', models.PositiveSmallIntegerField(default=0)),
                 ('used_at', models.DateTimeField(blank=True, null=True)),
                 ('sent_at', models.DateTimeField(blank=True, null=True)),
-                ('user', models.ForeignKey(blank=True, help_text='who changes the address, or who invites', null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
+                ('user', models.ForeignKey(blank=True, help_text='whose account it is about, or who invites', null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
             ],
             options={
                 'abstract': False,

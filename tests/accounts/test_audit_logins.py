@@ -86,7 +86,13 @@ def test_a_logout_is_kept_where_somebody_was_logged_in(client_of, login, alice):
 
 def test_changes_of_a_user_by_staff_are_audited(client_of, root, alice):
     page = f"/admin/accounts/user/{alice.pk}/change/"
-    fields = {"email": alice.email, "name": "alice", "kind": "person", "country_of_residence": ""}
+    fields = {
+        "email": alice.email,
+        "name": "alice",
+        "kind": "person",
+        "country_of_residence": "",
+        "language": "en",
+    }
     answer = client_of(root).post(
         page, fields | {"is_active": "on", "is_staff": "on"}, format="multipart"
     )

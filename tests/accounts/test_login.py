@@ -36,6 +36,7 @@ def test_the_right_password_logs_in_and_sets_the_cookie(login, alice, path, acti
         "data": {"user": {"id": alice.pk, "email": alice.email, "roles": ["user"]}, "to": "/"}
     }
     cookie = response.cookies["cjj365"]
+    assert next(iter(response.cookies)) == "cjj365"
     assert cookie["path"] == "/"
     assert cookie["httponly"]
     assert cookie["samesite"] == "Lax"
@@ -177,6 +178,7 @@ def test_status_names_the_user_that_is_logged_in(client_of, login, alice):
             "email": alice.email,
             "roles": ["user"],
             "country_of_residence": "",
+            "language": "en",
         }
         assert client.get("/auth/status").body == {
             "data": {

@@ -207,7 +207,8 @@ def test_an_invalid_quota_setting_is_reported_at_the_start(settings, wrong, word
 
 
 def change(client, user, **fields):
-    body = {"email": user.email, "name": user.name, "kind": "person", "is_active": "on", **fields}
+    body = {"email": user.email, "name": user.name, "kind": "person", "is_active": "on"}
+    body |= {"language": user.language, **fields}
     return client.post(f"/admin/accounts/user/{user.pk}/change/", body, format="multipart")
 
 

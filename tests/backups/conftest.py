@@ -63,11 +63,6 @@ def in_sqlite(path: Path) -> Iterator[None]:
         connections.settings["default"] = settings
 
 
-def lose_everything() -> None:
-    """Leave the database as `migrate` makes it."""
-    call_command("flush", interactive=False, verbosity=0)
-
-
 def all_rows() -> dict[str, list[bytes]]:
     """Return the rows of each table that a backup holds, except the audit events of backups."""
     found = {label: list(tables.rows(table)) for label, table in tables.tables().items()}

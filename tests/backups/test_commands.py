@@ -15,7 +15,7 @@ from accounts.models import AuditEvent, User
 from backups import making
 from backups.contents import settings_file
 from certctrl.environment import Environment, read_env
-from tests.backups.conftest import lose_everything
+from tests.emptying import empty_database
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -88,7 +88,7 @@ def test_a_folder_that_is_missing_is_named(tmp_path, owner, recipient):
 
 def test_a_restore_says_what_it_restored(tmp_path, owner, recipient, recovery_file):
     run("backup", "--to", tmp_path / "a", "--recipient", recipient, "--yes")
-    lose_everything()
+    empty_database()
     assert "1  users" in run("restore", tmp_path / "a", "--recovery-key", recovery_file)
     assert User.objects.get() == owner
 

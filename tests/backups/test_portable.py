@@ -8,7 +8,8 @@ import pytest
 from accounts import chain
 from backups import making
 from issuance.models import Certificate
-from tests.backups.conftest import all_rows, in_sqlite, lose_everything
+from tests.backups.conftest import all_rows, in_sqlite
+from tests.emptying import empty_database
 
 pytestmark = [pytest.mark.postgres_only, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
@@ -26,7 +27,7 @@ def test_postgresql_to_sqlite_and_back(
         assert all_rows() == before
         assert Certificate.objects.get().current_id
         making.make(tmp_path / "second", [recovery_key.to_public()], "operator")
-    lose_everything()
+    empty_database()
     restore(tmp_path / "second")
     assert all_rows() == before
     chain.seal()

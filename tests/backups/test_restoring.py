@@ -27,8 +27,9 @@ from issuance.models import Certificate, CertificateVersion, Issuance
 from keystore import envelope
 from keystore.masterkeys import FileKeys
 from keystore.models import CERTIFICATE_KEY, Envelope
-from tests.backups.conftest import all_rows, cut, in_sqlite, last_ids, lines_of, lose_everything
+from tests.backups.conftest import all_rows, cut, in_sqlite, last_ids, lines_of
 from tests.devices.agent import Agent, enrolled
+from tests.emptying import empty_database
 from tests.fakes.vault import FakeVault
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
@@ -64,7 +65,7 @@ def test_every_row_comes_back_as_it_was(
     path = made(tmp_path, recovery_key)
     before = all_rows()
     sessions = before.pop("devices.devicesession")
-    lose_everything()
+    empty_database()
     restore(path)
     after = all_rows()
     assert len(after.pop("devices.devicesession")) == len(sessions) == 1
@@ -83,14 +84,14 @@ def test_the_keys_open(issued, tmp_path, recovery_key, restore):
 
     before = opened()
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     restore(path)
     assert opened() == before
 
 
 def test_a_renewal_works(world, issued, tmp_path, recovery_key, restore):
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     restore(path)
     services.issue(Certificate.objects.get(), Issuance.Reason.MANUAL)
     world.settle()
@@ -103,7 +104,7 @@ def test_a_person_logs_in(owner, client_of, tmp_path, recovery_key, restore):
     owner.set_password("Correct-horse-1")
     owner.save()
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     restore(path)
     login = {"email": owner.email, "password": "Correct-horse-1"}
     assert client_of().post("/auth/general", login).status_code == 200
@@ -113,7 +114,7 @@ def test_sessions_of_people_end(owner, client_of, tmp_path, recovery_key, restor
     client = client_of(owner)
     assert client.get("/apiv1/me/certificates").status_code == 200
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     restore(path)
     assert client.get("/apiv1/me/certificates").status_code == 401
 
@@ -137,7 +138,7 @@ def test_an_attempt_takes_up_the_order_that_the_ca_has(
     path = made(tmp_path, recovery_key)
     world.settle()
     assert Issuance.objects.get().state == "issued"
-    lose_everything()
+    empty_database()
     restore(path)
     assert Issuance.objects.get().state == state
     world.settle(most=30)
@@ -154,7 +155,7 @@ def test_a_row_that_a_worker_held_is_free_after_its_lease(
     assert not world.deliver_unless_killed()
     assert Issuance.objects.exclude(holder="").exists()
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     restore(path)
     world.messages.clear()
     world.settle()
@@ -175,7 +176,7 @@ def test_a_repeated_request_finds_what_it_made(
     first = client.post("/apiv1/me/certificates", body, HTTP_IDEMPOTENCY_KEY="a-key")
     assert first.status_code == 201, first.content
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     restore(path)
     client = client_of(User.objects.get(pk=owner.pk))
     again = client.post("/apiv1/me/certificates", body, HTTP_IDEMPOTENCY_KEY="a-key")
@@ -186,7 +187,7 @@ def test_a_repeated_request_finds_what_it_made(
 def test_no_id_is_given_a_second_time(owner, issued, tmp_path, recovery_key, restore):
     path = made(tmp_path, recovery_key)
     lost = User.objects.create_user("lost@example.com")
-    lose_everything()
+    empty_database()
     restore(path)
     assert User.objects.create_user("new@example.com").pk > lost.pk + tables.IDS_LEFT_OUT / 2
 
@@ -194,7 +195,7 @@ def test_no_id_is_given_a_second_time(owner, issued, tmp_path, recovery_key, res
 def test_each_table_takes_new_rows(world, issued, tmp_path, recovery_key, restore):
     """The next id of no table belongs to a restored row."""
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     restore(path)
     ids = last_ids()
     owner = User.objects.get(email="owner@example.com")
@@ -210,7 +211,7 @@ def test_each_table_takes_new_rows(world, issued, tmp_path, recovery_key, restor
 def test_a_device_goes_on_with_its_token(enrolment, tmp_path, recovery_key, restore):
     agent, answer = enrolment
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     restore(path)
     assert agent.notify(answer["session"]["access_token"]).status_code == 204
     assert agent.refresh(answer["session"]["refresh_token"]).status_code == 200
@@ -224,7 +225,7 @@ def test_a_device_goes_on_with_a_token_newer_than_the_backup(
     token = answer["session"]["refresh_token"]
     for _ in range(3):
         token = agent.refresh(token).data_member["refresh_token"]
-    lose_everything()
+    empty_database()
     restore(path)
     following = agent.refresh(token)
     assert following.status_code == 200
@@ -239,7 +240,7 @@ def test_two_tokens_of_one_family_end_it_after_a_restore(
     path = made(tmp_path, recovery_key)
     newest = agent.refresh(stolen).data_member["refresh_token"]
     newest = agent.refresh(newest).data_member["refresh_token"]
-    lose_everything()
+    empty_database()
     restore(path)
     assert agent.refresh(stolen).status_code == 200
     assert agent.refresh(newest).status_code == 401
@@ -249,7 +250,7 @@ def test_two_tokens_of_one_family_end_it_after_a_restore(
 def test_a_made_up_token_is_refused_after_a_restore(enrolment, tmp_path, recovery_key, restore):
     agent, answer = enrolment
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     restore(path)
     family = answer["session"]["refresh_token"].partition(".")[0]
     random = base64.urlsafe_b64encode(bytes(32)).decode().rstrip("=")
@@ -264,7 +265,7 @@ def test_a_revoked_device_stays_revoked(
     url = f"/apiv1/me/devices/{answer['device']['id']}"
     assert client_of(owner).delete(url).status_code in (200, 204)
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     restore(path)
     assert agent.refresh(answer["session"]["refresh_token"]).status_code == 401
 
@@ -278,7 +279,7 @@ def test_the_chain_of_the_audit_log_holds(owner, tmp_path, recovery_key, restore
     chain.seal()
     head = chain.head()
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     restore(path)
     chain.seal()
     assert list(chain.faults()) == []
@@ -289,7 +290,7 @@ def test_the_audit_log_stays_closed(owner, tmp_path, recovery_key, restore):
     audit.record(owner, "tester", "a.b", "c")
     chain.seal()
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     restore(path)
     with pytest.raises(Exception, match="append-only"), transaction.atomic():
         AuditEvent._base_manager.filter(action="a.b").update(actor="other")
@@ -300,7 +301,7 @@ def test_the_backup_and_the_restore_are_in_the_audit_log(owner, tmp_path, recove
     chain.seal()
     head = chain.head()
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     held = restore(path)
     backup = AuditEvent.objects.get(action="backup.made")
     assert backup.actor == "operator"
@@ -323,13 +324,13 @@ def refused(path: Path, restore: Any, match: str) -> str:
 @pytest.mark.parametrize("part", [0.3, 0.9, 0.999])
 def test_a_file_that_was_cut_off_changes_nothing(issued, tmp_path, recovery_key, restore, part):
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     refused(cut(path, int(path.stat().st_size * part)), restore, "not complete")
 
 
 def test_another_recovery_key_changes_nothing(owner, tmp_path, recovery_key):
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     other = [pyrage.x25519.Identity.generate()]
     refused(path, lambda path: restoring.restore(path, other, "operator"), "does not open")
 
@@ -375,7 +376,7 @@ def test_lines_that_do_not_fit_change_nothing(
     owner, tmp_path, recovery_key, restore, change, match
 ):
     path = rewritten(made(tmp_path, recovery_key), recovery_key, change)
-    lose_everything()
+    empty_database()
     refused(path, restore, match)
 
 
@@ -385,7 +386,7 @@ def test_a_row_that_does_not_fit_its_table_changes_nothing(owner, tmp_path, reco
         return [*lines[: users[-1]], b'["x"]', *lines[users[-1] + 1 :]]
 
     path = rewritten(made(tmp_path, recovery_key), recovery_key, change)
-    lose_everything()
+    empty_database()
     refused(path, restore, "cannot be stored")
 
 
@@ -404,7 +405,7 @@ def test_rows_that_do_not_fit_together_change_nothing(issued, tmp_path, recovery
         return [json.dumps(contents).encode(), *rows, b'{"end": %d}' % len(rows)]
 
     path = rewritten(made(tmp_path, recovery_key), recovery_key, change)
-    lose_everything()
+    empty_database()
     refused(path, restore, "do not fit together")
 
 
@@ -416,7 +417,7 @@ def test_the_key_file_is_written_where_it_is_missing(
 ):
     key = key_file.read_text()
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     key_file.unlink()
     restore(path)
     assert key_file.read_text() == key
@@ -425,14 +426,14 @@ def test_the_key_file_is_written_where_it_is_missing(
 
 def test_a_key_file_that_is_there_is_kept(key_file, issued, tmp_path, recovery_key, restore):
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     restore(path)
     assert len(FileKeys(key_file).keys()) == 1
 
 
 def test_other_master_keys_are_refused(key_file, issued, settings, tmp_path, recovery_key, restore):
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     settings.MASTER_KEYS, settings.MASTER_KEYS_PATH = "1:" + "B" * 43 + "=", ""
     assert "Master key 1" in refused(path, restore, "could not be opened")
 
@@ -441,7 +442,7 @@ def test_a_missing_master_key_is_refused_and_named(
     key_file, issued, settings, tmp_path, recovery_key, restore
 ):
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     settings.MASTER_KEYS, settings.MASTER_KEYS_PATH = "7:" + "B" * 43 + "=", ""
     assert "Master key 1 is not" in refused(path, restore, "could not be opened")
 
@@ -456,7 +457,7 @@ def test_a_key_elsewhere_is_named_and_must_be_there(
         row = envelope.seal(alice, "test", b"a secret")
         path = made(tmp_path, recovery_key)
         assert "stay in their HSM or service: 6." in making.contents().table()
-        lose_everything()
+        empty_database()
         vault.status = 503
         refused(path, restore, "unsealed")
         vault.status = None
@@ -471,7 +472,7 @@ def test_a_commit_that_fails_leaves_no_key_file(
         raise OperationalError("server closed the connection unexpectedly")
 
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     key_file.unlink()
     with monkeypatch.context() as patch:
         patch.setattr(connections["default"], "commit", lost)
@@ -485,7 +486,7 @@ def test_a_refused_restore_leaves_no_key_file(
     key_file, issued, monkeypatch, tmp_path, recovery_key, restore
 ):
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     key_file.unlink()
 
     def refuse(path: Path) -> None:
@@ -534,7 +535,7 @@ def create_a_user_elsewhere(email: str) -> None:
 def test_an_old_backup_keeps_the_time_of_its_rows(owner, tmp_path, recovery_key, restore):
     joined = owner.date_joined
     path = made(tmp_path, recovery_key)
-    lose_everything()
+    empty_database()
     with time_machine.travel(clock.now() + timedelta(days=3)):
         restore(path)
     assert User.objects.get().date_joined == joined
@@ -550,7 +551,7 @@ def test_a_device_with_a_newer_cursor_is_told_to_fetch_everything(
     path = made(tmp_path, recovery_key)
     signals.emit([pk], "cert.updated", {"cert_id": 2})
     newest = signals.read(signals.START, Device.objects.get(pk=pk), 9)[-1].cursor
-    lose_everything()
+    empty_database()
     restore(path)
     for number in (3, 4):
         with pytest.raises(CursorTrimmed):

@@ -1,10 +1,13 @@
 """Every error has the shape {"error": {"code", "key", "what", "params"}}."""
 
 import json
+import re
 
 import pytest
 from django.db import InterfaceError, OperationalError
 from django.test import RequestFactory
+from rest_framework import serializers
+from rest_framework.exceptions import Throttled
 from structlog.testing import capture_logs
 
 from certctrl import errors, errorshape
@@ -38,6 +41,46 @@ def test_a_path_that_matches_nothing_is_404_in_json(client_of, alice, path):
     assert_shape(client_of(alice).get(path), 404, 5003)
 
 
+@pytest.mark.parametrize("path", ["/apiv1/me/apikeys/", "/auth/general/", "/health/"])
+def test_a_slash_at_the_end_of_a_path_is_named(client_of, alice, path):
+    response = client_of(alice).post(path, {})
+    assert_shape(response, 404, 5003)
+    assert "Leave out the slash at its end." in response.error["what"]
+
+
+@pytest.mark.parametrize("path", ["/api/websocket/7", "/api/tunnel?device_id=7", "/api/x"])
+def test_a_websocket_without_its_headers_is_told_of_the_proxy(client_of, path):
+    response = client_of().get(path)
+    assert_shape(response, 404, 5003)
+    assert "Upgrade" in response.error["what"]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/apiv1/me/devices?tag=%00",
+        "/apiv1/me/devices?tag=a%00b",
+        "/apiv1/me/devices/by-public-id/%00",
+        "/apiv1/me/certificates?q=%00",
+        "/apiv1/me/certificates?label=%00",
+        "/apiv1/me/audit-events?object=%00",
+        "/auth/sessions/%00",
+    ],
+)
+def test_a_nul_in_a_path_or_a_query_is_no_fault_of_ours(client_of, alice, path):
+    method = "delete" if path.startswith("/auth") else "get"
+    response = getattr(client_of(alice), method)(path)
+    assert_shape(response, 400, 5000)
+    assert "NUL" in response.error["what"]
+
+
+@pytest.mark.postgres
+def test_a_nul_in_a_path_is_refused_before_a_key_is_judged(key_client, alice):
+    client = key_client(alice, "ForInstallConfigUpdate:*[update]")
+    assert_shape(client.post("/apiv1/me/install-config-update/%00", []), 400, 5000)
+
+
 def test_an_id_that_no_column_can_hold_is_404(client_of, alice):
     assert_shape(client_of(alice).get(f"/apiv1/me/apikeys/{10**18 - 1}"), 404, 5003)
     assert_shape(client_of(alice).get(f"/apiv1/me/apikeys/{10**30}"), 404, 5003)
@@ -48,6 +91,18 @@ def test_an_id_that_no_column_can_hold_is_404(client_of, alice):
 )
 def test_a_wrong_method_on_a_known_path_is_405_with_code_5000(client_of, alice, method, path):
     assert_shape(getattr(client_of(alice), method)(path), 405, 5000)
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("/apiv1/me/apikeys", "This path does not take PUT. Send GET or POST."),
+        ("/apiv1/me/apikeys/1", "This path does not take PUT. Send GET or DELETE."),
+        ("/auth/logout", "This path does not take PUT. Send POST."),
+    ],
+)
+def test_a_wrong_method_is_told_which_are_right(client_of, alice, path, sentence):
+    assert client_of(alice).put(path).error["what"] == sentence
 
 
 @pytest.mark.parametrize("method", ["put", "options"])
@@ -142,6 +197,13 @@ def test_a_401_says_how_to_authenticate(client_of):
     assert response.headers["WWW-Authenticate"].startswith("Bearer")
 
 
+@pytest.mark.parametrize("token", ["Bearer eyJ.eyJ.x", "Basic eDp5", "ak_x"])
+def test_a_credential_that_is_no_api_key_is_named(client_of, token):
+    response = client_of().get("/apiv1/me/apikeys", HTTP_AUTHORIZATION=token)
+    assert_shape(response, 401, 5104)
+    assert "Authorization has no API key" in response.error["what"]
+
+
 def every_refusal():
     return [
         kind
@@ -172,3 +234,78 @@ def test_a_row_that_a_worker_holds_is_503_with_the_time_of_the_next_try(exc, pau
     response = errorshape.exception_handler(exc, {})
     assert (response.status_code, response.headers["Retry-After"]) == (503, str(pause))
     assert response.data["error"]["what"].endswith(f"Send it again in {pause} seconds.")
+
+
+NUMBER = {"min_value": 1, "max_value": 9}
+TEXT = {"max_length": 3}
+LIST = {"max_length": 1, "allow_empty": False}
+COMPLAINTS = [
+    (serializers.CharField(), ..., "is missing. Add it."),
+    (serializers.CharField(), None, "is null. Give a value."),
+    (serializers.CharField(), " ", "is empty. Give a value."),
+    (serializers.CharField(), [], "is not text. Give a string."),
+    (serializers.CharField(**TEXT), "four", "is longer than 3 characters."),
+    (serializers.CharField(), "a\0", "has a NUL character. Remove it."),
+    (serializers.IntegerField(), "x", "is not a whole number. Give one."),
+    (serializers.IntegerField(), "9" * 1001, "is too long for a number. Give a shorter one."),
+    (serializers.IntegerField(**NUMBER), 10, "is too large. It is at most 9."),
+    (serializers.IntegerField(**NUMBER), 0, "is too small. It is at least 1."),
+    (serializers.BooleanField(), 2, "is neither true nor false. Give one of them."),
+    (serializers.EmailField(), "x", "is not an e-mail address. Give one: name@example.com."),
+    (serializers.JSONField(), object(), "is not JSON. Give a text, a number, or an object."),
+    (serializers.ListField(**LIST), {}, "is not a list. Give one: [...]."),
+    (serializers.ListField(**LIST), [], "is an empty list. Give one entry or more."),
+    (serializers.ListField(**LIST), ["a", "b"], "has more than 1 entries."),
+    (serializers.DictField(), [], "is not an object. Give one: {...}."),
+    (serializers.Serializer(), [], "is not an object. Give one: {...}."),
+    (serializers.DateField(), "x", "is not a day. Give one: 2030-12-31."),
+    (
+        serializers.DateTimeField(),
+        "2030-12-31T23:59:59 02:00",
+        "is not a time. Give one: 2030-12-31T23:59:59Z. In a query, write + as %2B.",
+    ),
+    (
+        serializers.DateTimeField(),
+        "9999-12-31T23:59:59-12:00",
+        "is too early or too late. Give another time.",
+    ),
+    (serializers.ListField(min_length=1), [], "is an empty list. Give one entry or more."),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "sentence"), COMPLAINTS)
+def test_the_name_of_a_wrong_member_begins_the_sentence(field, value, sentence):
+    kind = type("Kind", (serializers.Serializer,), {"member": field})
+    with pytest.raises(serializers.ValidationError) as refused:
+        kind().run_validation({} if value is ... else {"member": value})
+    assert errorshape.invalid(refused.value.detail).what == f"member {sentence}"
+
+
+def test_too_many_requests_are_told_when_to_come_again():
+    response = errorshape.exception_handler(Throttled(wait=7.2), {})
+    assert response.data["error"]["what"] == "Too many requests. Try again in 8 seconds."
+    assert response.headers["Retry-After"] == "8"
+
+
+def test_an_error_is_in_the_language_that_the_request_accepts(client_of, alice):
+    path = "/apiv1/me/apikeys/999"
+    plain = client_of(alice).get(path).error
+    assert plain["what"] == "You have no API key 999. Check the id."
+    chinese = client_of(alice).get(path, HTTP_ACCEPT_LANGUAGE="zh-CN,zh;q=0.9,en;q=0.8").error
+    assert chinese["what"] == "您没有编号为 999 的 API key。请检查编号。"
+    assert chinese | {"what": ""} == plain | {"what": ""}
+    assert client_of(alice).get(path, HTTP_ACCEPT_LANGUAGE="de").error == plain
+
+
+def test_the_language_of_a_request_ends_with_it(client_of, alice):
+    path = "/apiv1/nothing"
+    assert "没有内容" in client_of(alice).get(path, HTTP_ACCEPT_LANGUAGE="zh").error["what"]
+    assert client_of(alice).get(path).error["what"].startswith("There is nothing at this path.")
+
+
+def test_a_serializer_speaks_the_language_of_the_request_too(client_of, alice):
+    refused = client_of(alice).post(
+        "/apiv1/me/webhooks", {"kinds": ["x"]}, HTTP_ACCEPT_LANGUAGE="zh-Hans"
+    )
+    assert refused.status_code == 400
+    assert re.search(r"[\u4e00-\u9fff]", refused.error["what"])

@@ -118,7 +118,7 @@ def test_the_first_wrong_member_is_named_in_a_sentence(client_of, alice):
     response = client_of(alice).post("/apiv1/me/apikeys", GOOD | {"expires_in_seconds": 0})
     assert response.status_code == 400
     assert response.error["params"] == {"field": "expires_in_seconds"}
-    assert response.error["what"].startswith("expires_in_seconds: ")
+    assert response.error["what"].startswith("expires_in_seconds is too small.")
 
 
 def test_a_missing_member_has_its_own_code(client_of, alice):

@@ -148,6 +148,16 @@ def test_a_message_of_ten_megabytes_in_pieces_ends_the_connection(greeted, token
     assert ended_by(device, ("x" * 10_000 for _ in range(1000))) in (None, 1009)
 
 
+def test_a_message_of_endless_empty_pieces_ends_the_connection(monkeypatch, greeted, token):
+    monkeypatch.setattr(connections, "MOST_PARTS", 20)
+    device = greeted(token)
+    assert pong(device)
+    assert ended_by(device, ("" for _ in range(100))) is None
+    device = greeted(token)
+    device.send(each for each in ('{"type": "ping", ', '"ts": 1', "}"))
+    assert json.loads(device.recv(LIMIT)) == {"type": "pong", "ts": 1}
+
+
 def test_devices_that_wait_take_no_place_of_other_clients(settings, address, greeted, token):
     settings.MAX_CONNECTIONS = 2
     devices = [greeted(token) for _ in range(hub.MOST_OF_ONE)]
@@ -164,6 +174,34 @@ def test_silent_connections_do_not_end_those_of_devices(settings, address, greet
             opened.enter_context(socket.create_connection(address, timeout=LIMIT))
         assert pong(device)
         assert get(address) == b"HTTP/1.1 200 OK"
+
+
+HANDSHAKE = (
+    "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "header", "status"),
+    [
+        ("", "Content-Length: 5", 400),
+        ("", "Transfer-Encoding: chunked", 400),
+        ("?" + "a" * 9000, "X: 1", 414),
+        ("", "X: " + "a" * 9000, 431),
+        ("", "\r\n".join(["X: 1"] * 140), 431),
+    ],
+    ids=["length", "chunked", "long line", "long header", "many headers"],
+)
+def test_a_handshake_that_cannot_be_read_is_answered(server, address, query, header, status):
+    head = f"GET /api/websocket/{DEVICE}{query} HTTP/1.1\r\n{HANDSHAKE}{header}\r\n\r\n"
+    with socket.create_connection(address, timeout=LIMIT) as client:
+        client.sendall(head.encode())
+        got = b""
+        while more := client.recv(65536):
+            got += more
+    assert got.startswith(f"HTTP/1.1 {status} ".encode())
+    until(lambda: not server.server_state.connections, "the end of the connection")
 
 
 @pytest.mark.parametrize("key", ["", "x", "AAAA"])

@@ -1,5 +1,6 @@
 """A party that does not answer holds two threads of a worker, and never all."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -181,6 +182,53 @@ def test_a_thread_that_leaves_is_free_for_others(worker):
     worker.hang(CA, threads=2).close()
     assert board.board.calls() == []
     assert not worker.is_refused(CA)
+
+
+def hook(number: int) -> Lane:
+    return Lane(f"hook:{number}", "a webhook", ends_early=True)
+
+
+def seconds_of_a_call(lane: Lane) -> float:
+    token = board.place.set(None)
+    try:
+        with lanes.enter(lane, 1):
+            return clock.remaining()
+    finally:
+        board.place.reset(token)
+
+
+def test_calls_to_new_webhooks_beyond_half_of_the_threads_end_early(worker):
+    for number in range(3):
+        worker.hang(hook(number))
+    assert seconds_of_a_call(hook(3)) == math.inf
+    worker.hang(hook(4))
+    assert seconds_of_a_call(hook(5)) == board.DOUBT
+    assert seconds_of_a_call(CA) == math.inf
+
+
+def test_a_webhook_that_answered_lately_has_all_the_time(worker):
+    worker.call(hook(9))
+    for number in range(4):
+        worker.hang(hook(number))
+    assert seconds_of_a_call(hook(9)) == math.inf
+
+
+def test_beside_new_webhooks_in_doubt_others_have_one_thread(worker):
+    worker.call(hook(9))
+    for number in range(4):
+        worker.hang(hook(number))
+    worker.passed += board.DOUBT + 0.1
+    assert not worker.is_refused(hook(4))
+    worker.hang(hook(5))
+    assert worker.is_refused(hook(6))
+    assert not worker.is_refused(hook(9)), "it answered lately"
+    assert not worker.is_refused(CA)
+
+
+def test_many_new_webhooks_that_answer_have_all_threads(worker):
+    for number in range(7):
+        worker.hang(hook(number))
+    assert not any(worker.is_refused(hook(number)) for number in range(7, 20))
 
 
 def test_full_is_a_wait_that_says_for_whom(worker):

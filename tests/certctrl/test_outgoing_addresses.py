@@ -395,7 +395,7 @@ def test_a_tenant_cannot_distinguish_closed_and_silent_ports(
 ):
     with outgoing.named_by_tenant(True):
         words = {said(url, 0.5) for url in absent.values()}
-    assert words == {outgoing.UNTOLD.format(host="127.0.0.1")}
+    assert words == {outgoing.UNTOLD % {"host": "127.0.0.1"}}
 
 
 def test_the_operator_reads_the_fault_of_each_address(absent):

@@ -4,12 +4,15 @@ from datetime import timedelta
 
 import pytest
 
+from authorities.errors import Problem
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from dnsproviders import propagation
 from dnsproviders.propagation import Look
 from issuance.models import Issuance
 
 pytestmark = pytest.mark.django_db
+REFUSED = "The CA refused the order for %(domain)s."
 NS1, NS2, NS3 = "ns1.example.com (192.0.2.1)", "ns2.example.com (192.0.2.2)", "<b>ns3</b> (::1)"
 
 
@@ -72,3 +75,33 @@ def test_the_usual_time_is_that_of_earlier_attempts(visitor, certificate):
     newest = certificate.issuances.order_by("pk").last()
     page = visitor.get(f"/certificates/{certificate.pk}/attempts/{newest.pk}")
     assert "2 min, the last five" in page.content.decode()
+
+
+def test_each_reader_reads_the_sentences_in_their_language(visitor, look):
+    attempt = look(Look(1, (NS2,), (), showing=(NS1,)))
+    path = f"/certificates/{attempt.certificate_id}/attempts/{attempt.pk}"
+    waits = "1 of 2 name servers does not show _acme-challenge.www.example.com yet"
+    assert waits in visitor.get(path).content.decode()
+    visitor.cookies["language"] = "zh-hans"
+    shown = visitor.get(path).content.decode()
+    assert "2 台域名服务器中有 1 台尚未显示 _acme-challenge.www.example.com" in shown
+    assert waits not in shown
+    attempt.refresh_from_db()
+    assert attempt.waits_for.startswith(waits)
+
+
+def test_the_words_of_the_ca_stay_as_they_were_said(visitor, world, account, credential):
+    problem = Problem("caa", "CAA <b>forbids</b> it.", permanent=True)
+    world.ca.problems = {"new_order": [problem.refused(_(REFUSED, domain="www.example.com"))]}
+    _certificate, made = world.create(account, credential, "www.example.com")
+    world.deliver()
+    path = f"/certificates/{made.certificate_id}/attempts/{made.pk}"
+    quoted = 'translate="no">CAA &lt;b&gt;forbids&lt;/b&gt; it. (caa)</p>'
+    for language, ours in (
+        ("en", "The CA says: <p"),
+        ("zh-hans", "CA 拒绝了 www.example.com 的订单。"),
+    ):
+        visitor.cookies["language"] = language
+        shown = visitor.get(path).content.decode()
+        assert ours in shown
+        assert quoted in shown

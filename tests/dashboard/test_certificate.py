@@ -6,6 +6,7 @@ import zipfile
 import pytest
 
 from certctrl import clock
+from issuance import services
 from issuance.models import CertificateVersion, Issuance, RenewalInfo
 from tests.issuance.failing import FOR_GOOD, try_again
 
@@ -170,6 +171,13 @@ def test_labels_are_changed_and_lead_to_their_list(visitor, certificate):
     assert "?label=%3Cb%3Ex" in text
     assert "<b>x" not in text
     assert visitor.post(f"{address}/labels", {"labels": "x" * 33}).status_code == 400
+
+
+def test_labels_that_were_added_elsewhere_stay(visitor, certificate):
+    services.set_labels(certificate, ["prod", "team b"])
+    form = {"shown": "prod", "labels": "web"}
+    visitor.post(f"/certificates/{certificate.pk}/labels", form)
+    assert sorted(certificate.labels.values_list("name", flat=True)) == ["team b", "web"]
 
 
 def test_the_page_says_why_each_attempt_was_made(visitor, certificate):

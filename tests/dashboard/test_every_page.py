@@ -193,7 +193,7 @@ QUERIES = {
     "certificates": 12,
     "import": 6,
     "issue": 6,
-    "certificate": 14,
+    "certificate": 16,
     "attempt": 7,
     "dns-credentials": 3,
     "accounts": 4,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from authorities import accounts, privateca
+from authorities import accounts, catalog, privateca
 from dashboard import issuing
 from issuance.models import Certificate, Issuance
 from tests import factories
@@ -150,3 +150,51 @@ def test_a_device_proves_no_wildcard_and_must_be_there(visitor, form, names):
     refused = visitor.post("/issue", form | {"names": names, "method": "tls-alpn-01"})
     assert refused.status_code == 400
     assert not Certificate.objects.exists()
+
+
+def test_the_same_names_are_noted_before_the_button(visitor, form, certificate, bob, world):
+    names = "EXAMPLE.com www.example.com"  # as the certificate's, in another order
+    answer = visitor.post("/issue/names", form | {"names": names}, headers={"HX-Request": "true"})
+    assert f'href="/certificates/{certificate.pk}"' in answer.content.decode()
+    answer = visitor.post("/issue/names", form | {"names": "www.example.com"})
+    assert answer.context["same"] == []
+    also = form | {"names": "www.example.com", "also": "example.com"}
+    assert len(visitor.post("/issue/names", also).context["same"]) == 1
+
+
+def test_the_note_says_what_a_second_one_costs(visitor, form, certificate, alice, world):
+    url = catalog.info("letsencrypt").directory_url
+    account = world.account(alice, ca_provider="letsencrypt", directory_url=url)
+    names = form | {"names": "example.com www.example.com", "account": account.pk}
+    limit = visitor.post("/issue/names", names).context["limit"]
+    assert (limit["capacity"], limit["left"], limit["days"]) == (5, 5, 7)
+
+
+def test_a_second_one_is_made_only_when_it_is_confirmed(visitor, form, certificate):
+    form |= {"names": "www.example.com example.com"}
+    asked = visitor.post("/issue", form)
+    assert asked.status_code == 409
+    assert 'name="second"' in asked.content.decode()
+    assert Certificate.objects.count() == 1
+    assert visitor.post("/issue", form | {"second": "on"}).status_code == 302
+    assert Certificate.objects.count() == 2
+
+
+def test_names_of_another_owner_are_not_noted(bobs_visitor, form, certificate):
+    answer = bobs_visitor.post("/issue/names", form | {"names": "www.example.com example.com"})
+    assert answer.context["same"] == []
+    assert f"/certificates/{certificate.pk}" not in answer.content.decode()
+
+
+def test_a_name_is_left_out_by_its_button(visitor, form):
+    form |= {"names": "example.com bad_name.org *.example.com", "leave": "bad_name.org"}
+    page = visitor.post("/issue", form)
+    assert page.context["given"]["names"].split() == ["example.com", "*.example.com"]
+    assert Certificate.objects.count() == 0
+
+
+def test_the_wildcard_pasted_with_its_base_is_not_offered_again(visitor, form):
+    pasted = "example.com\n*.example.com;shop.example.net,\t*.shop.example.net"
+    answer = visitor.post("/issue/names", form | {"names": pasted})
+    assert answer.context["good"] == 4
+    assert answer.context["companions"] == []

@@ -9,7 +9,8 @@ import pytest
 from django.db import connection
 
 from certctrl import clock
-from issuance.models import Certificate
+from issuance.models import Certificate, Deployment, LimitBucket
+from tests import factories
 from tests.fakes import crowd
 from tests.issuance.beat.test_plans import statements
 from tests.issuance.failing import issued
@@ -17,10 +18,11 @@ from tests.issuance.failing import issued
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres, pytest.mark.postgres_only]
 pytestmark.append(pytest.mark.slow)
 MANY, FAILING = 6000, 600
+HOUR = timedelta(hours=1)
 # A count stops at 1,000, and a search by ids at twice as many.
 MOST_ROWS = 2100
 QUERIES = {
-    "": 21,
+    "": 25,
     "certificates": 9,
     "certificates?sort=new": 9,
     "certificates?chip=you": 9,
@@ -38,17 +40,41 @@ QUERIES = {
 
 
 @pytest.fixture
-def many(world, account, credential) -> Certificate:
-    """A tenth of the certificates waits for a person, and a tenth is tried again."""
+def many(world, settings, account, credential) -> Certificate:
+    """A tenth of the certificates waits for a person, and a tenth is tried again.
+
+    Each is on a device. The others wait for a rate limit.
+    """
+    settings.ACME_CAS = {"custom": {"limits": {"account": [10, 60]}}}
     certificate = issued(world, account, credential, "www.example.com", "example.com")
     crowd.certificates(certificate, MANY - FAILING * 2, clock.now() + timedelta(days=1))
     like = Certificate.objects.filter(pk=certificate.pk)
     for failure in ("transient", "permanent"):
         like.update(failures=1, last_failure=failure)
         crowd.certificates(certificate, FAILING, clock.now() + timedelta(days=2))
+    deployed(certificate)
+    held_back(certificate)
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
     return certificate
+
+
+def deployed(like: Certificate) -> None:
+    """Assign every certificate to a device. One of them is not served."""
+    device = factories.device(like.owner, "edge")
+    now, current = clock.now(), like.current
+    serial = {"wanted": current, "wanted_serial": current.serial, "wanted_at": now - HOUR}
+    Deployment.objects.bulk_create(
+        Deployment(certificate=each, device=device, served_serial=current.serial, **serial)
+        for each in Certificate.objects.all()
+    )
+    Deployment.objects.filter(certificate=like).update(served_serial="")
+
+
+def held_back(like: Certificate) -> None:
+    """Let most certificates wait for the rate limit of the account."""
+    bucket = LimitBucket.objects.get(kind="account")
+    Certificate.objects.filter(failures=0).exclude(pk=like.pk).update(lacks=bucket)
 
 
 def rows_read(sql: str, params: Any) -> Iterator[tuple[int, str]]:

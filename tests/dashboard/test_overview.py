@@ -118,6 +118,24 @@ def test_a_revoked_certificate_is_shown_as_revoked(visitor, certificate):
     assert "revoked ·" in visitor.get("/").content.decode()
 
 
+def test_the_soonest_end_is_that_of_a_certificate_in_use(
+    visitor, world, account, credential, client_of, alice
+):
+    names = ("past", "revoked", "retired", "used", "later")
+    rows = [issued(world, account, credential, f"{name}.example.com") for name in names]
+    for days, row in enumerate(rows, 1):
+        type(row).objects.filter(pk=row.pk).update(expires_at=clock.now() + timedelta(days=days))
+    past, revoked, retired, used, _later = rows
+    type(past).objects.filter(pk=past.pk).update(expires_at=clock.now() - timedelta(days=1))
+    CertificateVersion.objects.filter(certificate=revoked).update(
+        revoke_asked_at=clock.now(), revoked_at=clock.now()
+    )
+    type(retired).objects.filter(pk=retired.pk).update(retired_at=clock.now())
+    assert visitor.get("/").context["soonest"] == used
+    summary = client_of(alice).get("/apiv1/me/summary").data_member
+    assert summary["soonest_end"] == int(type(used).objects.get(pk=used.pk).expires_at.timestamp())
+
+
 def test_a_certificate_that_has_expired_ended(visitor, certificate, world):
     note_failure = {"failures": 1, "renew_at": None}
     type(certificate).objects.update(expires_at=clock.now() - timedelta(days=2), **note_failure)

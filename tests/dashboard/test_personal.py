@@ -225,13 +225,49 @@ def test_the_form_is_kept_while_the_password_is_asked(person):
     assert 'value="kept-name"' in person.get("/api-keys").content.decode()
 
 
-def test_a_code_makes_the_sign_in_fresh_too(person, with_factor, alice):
+def test_a_second_factor_is_asked_for_again_too(person, with_factor, alice):
     age(person)
     assert person.post("/settings/remove_factor").status_code == 303
-    assert person.post("/confirm", {"code": "000000"}).status_code == 401
-    assert person.post("/confirm", {"code": code_now(alice)}).status_code == 302
+    right = {"password": PASSWORD, "code": code_now(alice)}
+    for wrong in ({"code": ""}, {"code": "000000"}, {"password": ""}, {"password": "Wrong-1"}):
+        assert person.post("/confirm", right | wrong).status_code in (400, 401), wrong
+        assert person.post("/settings/remove_factor").status_code == 303
+    assert person.post("/confirm", right).status_code == 302
     person.post("/settings/remove_factor")
     assert not secondfactor.is_on(alice)
+
+
+def test_a_recovery_code_makes_the_sign_in_fresh_once(person, with_factor):
+    age(person)
+    form = {"password": PASSWORD, "code": with_factor[0]}
+    assert person.post("/confirm", form).status_code == 302
+    age(person)
+    assert person.post("/confirm", form).status_code == 401
+
+
+def test_codes_are_not_guessed_at_the_fresh_sign_in(person, with_factor, alice):
+    age(person)
+    form = {"password": PASSWORD, "code": "000000"}
+    answers = [person.post("/confirm", form).status_code for _try in range(7)]
+    assert answers[-1] == 429
+    assert person.post("/confirm", form | {"code": code_now(alice)}).status_code == 429
+
+
+def test_a_wrong_password_uses_no_code_up(person, with_factor):
+    age(person)
+    form = {"password": "Wrong-horse-1", "code": with_factor[0]}
+    assert person.post("/confirm", form).status_code == 401
+    assert person.post("/confirm", form | {"password": PASSWORD}).status_code == 302
+
+
+def test_without_a_password_the_code_alone_is_asked_for(person, with_factor, alice):
+    alice.set_unusable_password()
+    alice.save()
+    person.force_login(alice)
+    page = person.get("/confirm")
+    assert 'type="password"' not in page.content.decode()
+    assert person.post("/confirm", {"code": "000000"}).status_code == 401
+    assert person.post("/confirm", {"code": code_now(alice)}).status_code == 302
 
 
 # --- By mail ---
@@ -322,3 +358,14 @@ def test_only_staff_invite(person, alice, mailbox, settings):
     User.objects.filter(pk=alice.pk).update(is_staff=True)
     page = person.post("/settings/invite", form, follow=True)
     assert "dave@example.org" in page.content.decode()
+
+
+def test_the_language_of_the_pages_is_that_of_the_mails(visitor, alice):
+    visitor.post("/language", {"language": "zh-hans", "next": "/settings"})
+    alice.refresh_from_db()
+    assert alice.language == "zh-hans"
+    assert "设置" in visitor.get("/settings").content.decode()
+    assert visitor.post("/language", {"language": "xx"}).status_code == 400
+    alice.refresh_from_db()
+    assert alice.language == "zh-hans"
+    assert visitor.get("/language").status_code == 405

@@ -7,6 +7,7 @@ from django.core.cache import cache
 from django.test import Client
 
 from accounts.models import ApiKey
+from authorities import privateca
 from authorities.models import AcmeAccount, PrivateCA
 from dashboard import setup
 from dnsproviders.models import DnsCredential
@@ -47,8 +48,65 @@ class Checked:
 
 
 def test_a_credential_and_an_account_in_use_are_not_deleted(visitor, certificate, credential):
-    assert visitor.post(f"/accounts/{certificate.account_id}/delete").status_code == 409
+    name = {"typed": certificate.account.name}
+    assert visitor.post(f"/accounts/{certificate.account_id}/delete", name).status_code == 409
     assert AcmeAccount.objects.get().retired_at is None
+
+
+@pytest.mark.parametrize("kind", [DnsCredential, AcmeAccount, PrivateCA])
+def test_a_row_is_deleted_when_its_name_is_typed(visitor, alice, world, kind):
+    rows = {
+        DnsCredential: ("dns-credentials", lambda: world.credential(alice)),
+        AcmeAccount: ("accounts", lambda: world.account(alice)),
+        PrivateCA: ("private-cas", lambda: privateca.create_private_ca(alice, {"name": "lab"})),
+    }
+    path, make = rows[kind]
+    row = make()
+    refused = visitor.post(f"/{path}/{row.pk}/delete", {"typed": "another"})
+    assert refused.status_code == 400
+    assert b'class="fold slim" open' in refused.content
+    page = visitor.get(f"/{path}").content.decode()
+    assert f'placeholder="{row.name}"' in page
+    assert visitor.post(f"/{path}/{row.pk}/delete", {"typed": row.name}).status_code == 302
+    assert f'placeholder="{row.name}"' not in visitor.get(f"/{path}").content.decode()
+
+
+def test_a_secret_is_replaced_and_the_other_fields_stay(visitor):
+    visitor.post("/dns-credentials", CLOUDFLARE)
+    row = DnsCredential.objects.get()
+    shown = {field["name"]: value for field, value in shown_of(visitor)}
+    assert shown["api_token"] == ""
+    old = row.secret_id
+    address = f"/dns-credentials/{row.pk}/change"
+    assert visitor.post(address, shown | {"name": "renamed"}).status_code == 302
+    row.refresh_from_db()
+    assert (row.name, row.secret_id) == ("renamed", old)
+    named = shown | {"name": "renamed"}
+    assert visitor.post(address, named | {"api_token": "n" * 40}).status_code == 302
+    row.refresh_from_db()
+    assert row.secret_id != old
+    assert row.ttl == 60
+    refused = visitor.post(address, named | {"ttl": "soon", "api_token": "secret-token"})
+    assert refused.status_code == 400
+    assert "secret-token" not in refused.content.decode()
+
+
+def shown_of(visitor):
+    (row,) = visitor.get("/dns-credentials").context["rows"]
+    return row.fields
+
+
+def test_an_account_is_renamed_and_debugged(visitor, account):
+    form = {"name": "renamed <b>", "email": "ops@example.org", "debugging": "on"}
+    assert visitor.post(f"/accounts/{account.pk}/change", form).status_code == 302
+    account.refresh_from_db()
+    assert (account.name, account.email) == ("renamed <b>", "ops@example.org")
+    assert (account.log_level, account.save_requests) == ("debug", False)
+    assert "renamed &lt;b&gt;" in visitor.get("/accounts").content.decode()
+    visitor.post(f"/accounts/{account.pk}/change", form | {"debugging": ""})
+    account.refresh_from_db()
+    assert account.log_level == ""
+    assert visitor.post(f"/accounts/{account.pk}/change", form | {"email": "x"}).status_code == 400
 
 
 def test_an_account_needs_the_terms(visitor, world):

@@ -1,8 +1,11 @@
 """Notices, the settings of their mails, and webhooks."""
 
+import re
+
 import pytest
 
 from certctrl import clock
+from dashboard.telling import KINDS
 from notices import addresses
 from notices.api import NoticeTestThrottle
 from notices.models import Delivery, Notice, Webhook, settings_of
@@ -10,7 +13,12 @@ from notices.raising import raise_once
 
 pytestmark = pytest.mark.django_db
 MARKUP = "<script>alert(1)</script>"
-HOOK = {"url": "https://hooks.example.com/secret-path", "name": "chat", "form_key": "k"}
+HOOK = {
+    "url": "https://hooks.example.com/secret-path",
+    "name": "chat",
+    "form_key": "k",
+    "kinds": [kind for kind, _words in KINDS],
+}
 
 
 @pytest.fixture
@@ -63,6 +71,22 @@ def test_the_settings_mute_the_kinds_that_are_not_ticked(visitor, alice):
     assert wrong.status_code == 400
     assert 'value="x"' in wrong.content.decode()
     assert settings_of(alice.pk).digest_over == 5
+
+
+def test_unticking_every_kind_is_refused(visitor, alice):
+    form = {"url": "https://hooks.example.com/x", "name": "hook"}
+    refused = visitor.post("/webhooks", form)
+    assert refused.status_code == 400
+    assert "at least one kind" in refused.content.decode()
+    assert not Webhook.objects.exists()
+    visitor.post("/webhooks", form | {"kinds": HOOK["kinds"]})
+    hook = Webhook.objects.get()
+    assert hook.kinds == []
+    page = visitor.get("/webhooks").content.decode()
+    boxes = re.findall('<input[^>]*name="kinds"[^>]*>', page)
+    assert len(boxes) == 2 * len(KINDS)
+    assert all(" checked" in box for box in boxes)
+    assert visitor.post(f"/webhooks/{hook.pk}/change", {"name": "hook"}).status_code == 400
 
 
 def test_a_new_address_is_confirmed_with_its_code(visitor, alice, settings):

@@ -1,7 +1,8 @@
-"""Every text of the pages, and of the mails with codes, is there in every language."""
+"""Every sentence, and every text of the pages and mails, is there in every language."""
 
 import gettext
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,13 +12,29 @@ import pytest
 from django.conf import settings
 from django.utils import translation
 
+from tests.prose import APPS
+
 pytestmark = pytest.mark.skipif(not shutil.which("msgfmt"), reason="gettext is not installed")
 CATALOG = Path("locale/zh_Hans/LC_MESSAGES/django.po")
 
 
-@pytest.fixture(params=["dashboard", "signin"])
+@pytest.fixture(params=[".", "dashboard", "signin"])
 def app(request) -> Path:
     return Path(settings.BASE_DIR) / request.param
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """A copy of the apps in which makemessages has looked for texts."""
+    copy = tmp_path_factory.mktemp("texts")
+    kept = shutil.ignore_patterns("*.mo", "__pycache__", "static", "migrations")
+    for each in (*APPS, "locale"):
+        shutil.copytree(Path(settings.BASE_DIR) / each, copy / each, ignore=kept)
+    admin = [sys.executable, "-m", "django"]
+    command = [*admin, "makemessages", "-l", "zh_Hans", "--no-location", "--no-obsolete"]
+    environment = {"PATH": os.environ["PATH"]}
+    subprocess.run(command, cwd=copy, check=True, capture_output=True, env=environment)
+    return copy
 
 
 def texts(catalog: Path, *options: str) -> str:
@@ -46,20 +63,22 @@ def test_the_compiled_catalog_is_that_of_the_texts(app, tmp_path):
     assert read((app / CATALOG).with_suffix(".mo")) == compiled(app / CATALOG, tmp_path)
 
 
-def test_every_text_of_the_pages_is_in_the_catalog(app, tmp_path):
-    copy = tmp_path / app.name
-    shutil.copytree(app, copy, ignore=shutil.ignore_patterns("*.mo", "__pycache__"))
-    admin = [sys.executable, "-m", "django"]
-    command = [*admin, "makemessages", "-l", "zh_Hans", "--no-location", "--no-obsolete"]
-    environment = {"PATH": os.environ["PATH"]}
-    subprocess.run(command, cwd=copy, check=True, capture_output=True, env=environment)
-    fresh = copy / CATALOG
+def test_every_text_is_in_the_catalog(app, copy, tmp_path):
+    fresh = copy / app.relative_to(settings.BASE_DIR) / CATALOG
     assert texts(fresh, "--untranslated") == ""
     assert texts(fresh, "--only-fuzzy") == ""
     assert compiled(fresh, tmp_path) == read((app / CATALOG).with_suffix(".mo"))
 
 
-def test_a_text_of_the_pages_is_shown_and_not_that_of_another_app(app):
+HALF_WIDTH = re.compile(r"[\u4e00-\u9fff] ?[,;:!?](?!\w)|[,;!?] ?[\u4e00-\u9fff]|[\u4e00-\u9fff]\.")
+
+
+def test_chinese_sentences_have_full_width_punctuation(app):
+    said = read((app / CATALOG).with_suffix(".mo")).values()
+    assert [each for each in said if isinstance(each, str) and HALF_WIDTH.search(each)] == []
+
+
+def test_a_text_is_shown_and_not_that_of_another_catalog(app):
     own = read((app / CATALOG).with_suffix(".mo"))
     with translation.override("zh-hans"):
         shown = {name: translation.gettext(name) for name in own if isinstance(name, str)}

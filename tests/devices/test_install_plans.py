@@ -97,6 +97,28 @@ def test_members_that_the_server_does_not_know_are_kept(api, path, own):
     assert own()["installs"] == [unknown]
 
 
+NUMBERED = [COPY | {"id": 1}, RELOAD | {"id": 2, "depends_on": [1, "trust"]}, TRUST]
+
+
+def test_ids_that_are_numbers_come_back_as_numbers(api, path, own, agent, script):
+    api.put(path, {"installs": NUMBERED})
+    assert own()["installs"] == NUMBERED
+    for id in (1, "1"):
+        patch = {"ob_type": "cert", "ob_id": 7, "id": id, "timeout_ms": 5}
+        assert script.post(patch_path(agent), [patch]).status_code == 200
+        assert own()["installs"] == [NUMBERED[0] | {"timeout_ms": 5}, *NUMBERED[1:]]
+
+
+@pytest.mark.parametrize("other", ["1", 1])
+def test_an_id_is_the_same_as_a_number_and_as_text(api, path, other):
+    again = AGAIN | {"id": other}
+    assert '"1"' in refused(api.put(path, {"installs": [NUMBERED[0], again]}), 400, "installs")
+    assert "depend on each other" in refused(
+        api.put(path, {"installs": [COPY | {"id": 1, "depends_on": [other]}]}), 400, "installs"
+    )
+    assert not InstallPlan.objects.exists()
+
+
 def test_each_change_is_a_version(api, path, alice):
     for number in range(1, 4):
         plan = api.put(path, {"installs": ITEMS[:number], "change_note": f"{number}"}).data_member
@@ -203,6 +225,11 @@ def test_members_that_are_not_set_are_kept_as_they_were_sent(api, path, own, uns
         ("copy", "installs[0]"),
         (item(id=""), "installs[0].id"),
         (item(id=...), "installs[0].id"),
+        (item(id=True), "installs[0].id"),
+        (item(id=None), "installs[0].id"),
+        (item(id=[1]), "installs[0].id"),
+        (item(id=10**128), "installs[0].id"),
+        (item(depends_on=[True]), "installs[0].depends_on[0]"),
         (item(type="link"), "installs[0].type"),
         (item(type=...), "installs[0].type"),
         (item(enabled="perhaps"), "installs[0].enabled"),

@@ -6,7 +6,7 @@ import pytest
 from django.db import OperationalError
 
 from devices import hub as hubs
-from devices import signals
+from devices import longpoll, signals
 from devices.hub import Hub, hub
 from devices.models import Device, DeviceSession
 from tests.devices.waiting import Polling, emit, until, within
@@ -62,6 +62,16 @@ def test_a_poll_hears_the_signal_that_comes(inline, device_id, token):
 
     first, second, left = inline(scene())
     assert (numbers(first[1]), numbers(second[1]), left) == ([1, 2], [3], 0)
+
+
+def test_a_thousand_parameters_are_refused(inline, device_id, token):
+    async def scene():
+        poll = Polling(token, "wait=30&" + "&".join(["a=1"] * 1001))
+        assert longpoll.waits(poll.scope)
+        return await poll.answer()
+
+    status, body, _ = inline(scene())
+    assert (status, body["error"]["code"]) == (400, 5000)
 
 
 def test_the_limit_of_the_poll_holds_after_a_wait(inline, device_id, token):

@@ -219,6 +219,43 @@ def test_a_hundred_names_of_one_zone_cost_one_search_for_its_servers(world: Name
     assert {kind for _, _, kind in world.seen} == {"TXT"}
 
 
+HIDDEN = "_acme-challenge.hidden.example.com"
+
+
+def test_names_beside_a_known_one_cost_no_search_for_their_zone(world: NameServer) -> None:
+    look()
+    world.seen.clear()
+    seen = look(record(HIDDEN))
+    assert (seen.shown, len(seen.missing), seen.zone) == (0, 3, "example.com")
+    assert {kind for _, _, kind in world.seen} == {"TXT"}
+
+
+def test_a_record_beside_a_known_name_shows_once_its_zone_is_found(world: NameServer) -> None:
+    look()
+    world.add(HIDDEN, "TXT", VALUE)
+    world.seen.clear()
+    assert look(record(HIDDEN)).shown == 3
+    assert (HIDDEN, "SOA") in {(name, kind) for _, name, kind in world.seen}
+
+
+def test_a_zone_below_a_known_one_is_found(settings: Any) -> None:
+    zones = {"example.com": zone(ns1=NS1), "deep.example.com": zone(ns3=NS3)}
+    with internet(settings, zones):
+        look()
+        seen = look(record("_acme-challenge.deep.example.com"))
+    assert (seen.zone, seen.missing) == ("deep.example.com", (f"ns3.deep.example.com ({NS3})",))
+
+
+@pytest.mark.parametrize("switch", ["without_soa", "without_aa", "refuses"])
+def test_a_zone_that_no_server_confirms_is_looked_for(world: NameServer, switch: str) -> None:
+    look()
+    for address in (NS1, NS2, NS6):
+        setattr(world.at(address), switch, True)
+    world.seen.clear()
+    look(record(HIDDEN))
+    assert (HIDDEN, "SOA") in {(name, kind) for _, name, kind in world.seen}
+
+
 def test_without_a_check_nobody_is_asked(world: NameServer) -> None:
     seen = look(record(check="off"))
     assert (seen.shown, seen.asked, list(world.seen)) == (1, Asked.NOBODY, [])

@@ -7,10 +7,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import which
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
 import requests
+from django.utils import translation
 from nacl.public import PrivateKey  # noqa: TID251
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -44,11 +46,49 @@ def up(tmp_path: Path) -> Iterator[Up]:
 @pytest.fixture
 def watched() -> Iterator[Page]:
     """The page of a browser. No request leaves loopback, and the console shows no error."""
+    yield from browsed()
+
+
+def browsed(**options: Any) -> Iterator[Page]:
     # Its event loop ends with the test. Django refuses queries in a thread that has one.
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield from watching(launched.new_page())
+        yield from watching(launched.new_context(**options).new_page())
         launched.close()
+
+
+class Reader(NamedTuple):
+    """A person with a browser of one language, colour scheme and width."""
+
+    language: str
+    scheme: Literal["light", "dark"]
+    width: int
+    page: Page
+
+    def words(self, text: str, **values: str) -> str:
+        """Return a text of the pages in the language of the reader."""
+        with translation.override(self.language):
+            return translation.gettext(text) % values if values else translation.gettext(text)
+
+
+@pytest.fixture(
+    params=[
+        ("en", "light", 1440),
+        ("en", "dark", 360),
+        ("zh-hans", "dark", 1440),
+        ("zh-hans", "light", 360),
+    ],
+    ids=lambda each: "-".join(map(str, each)),
+)
+def reader(request: pytest.FixtureRequest) -> Iterator[Reader]:
+    language, scheme, width = request.param
+    options = {
+        "locale": {"en": "en-GB", "zh-hans": "zh-CN"}[language],
+        "color_scheme": scheme,
+        "viewport": {"width": width, "height": 800},
+    }
+    for page in browsed(**options):
+        yield Reader(language, scheme, width, page)
 
 
 def watching(page: Page) -> Iterator[Page]:
@@ -70,33 +110,55 @@ def sign_in_link(up: Up) -> str:
     return found[1]
 
 
-def test_a_person_issues_a_certificate(up: Up, watched: Page) -> None:
+def test_a_person_issues_a_certificate(up: Up, reader: Reader) -> None:
+    page, words = reader.page, reader.words
+    page.goto(sign_in_link(up))
+    page.get_by_role("button", name=words("Sign in")).click()
+    expect(page.locator("h1")).to_contain_text(words("There is no certificate yet."))
+    lang = {"en": "en", "zh-hans": "zh-Hans"}[reader.language]
+    expect(page.locator("html")).to_have_attribute("lang", lang)
+
+    page.get_by_role("link", name=words("Private CAs")).last.click()
+    page.get_by_label(words("Name"), exact=True).fill("lab root")
+    page.get_by_role("button", name=words("Create the private CA")).click()
+    done = words("%(name)s can sign certificates now.", name="lab root")
+    expect(page.get_by_role("status").first).to_contain_text(done)
+
+    page.keyboard.press("i")
+    names = page.locator("textarea[name=names]")
+    names.fill("printer.lab.test bad..name")
+    expect(page.locator("#names-found .error")).to_have_count(1)
+    refused = (
+        "%(name)s is not a host name. Write letters, digits and hyphens between dots, as in "
+        "www.example.com, without scheme, port or path."
+    )
+    expect(page.locator("#names-found .error")).to_have_text(words(refused, name="bad..name"))
+    names.fill("printer.lab.test")
+    expect(page.locator("#names-found .error")).to_have_count(0)
+    page.get_by_role("button", name=words("Look at the zones now")).click()
+    signs = words("A private CA signs without a look at the zone.")
+    expect(page.locator("#looked")).to_contain_text(signs)
+    page.get_by_role("button", name=words("Issue the certificate")).click()
+
+    expect(page.locator("[data-state=issued]")).to_be_visible()
+    issued = words("%(name)s is issued.", name="printer.lab.test")
+    expect(page.locator("h1")).to_contain_text(issued)
+    expect(page.locator(".walk")).to_contain_text(words("the certificate is stored"))
+    page.get_by_role("link", name=words("See the certificate")).click()
+    expect(page.locator("h1")).to_contain_text(words("active"))
+    page.goto(f"{up.address}/certificates")
+    expect(page.locator("table.certs tbody tr")).to_have_count(1)
+    for path in PATHS[:6]:
+        page.goto(f"{up.address}/{path}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= reader.width, path
+        is_dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+        assert is_dark == (reader.scheme == "dark")
+
+
+def test_a_person_chooses_a_language_and_a_colour(up: Up, watched: Page) -> None:
     page = watched
     page.goto(sign_in_link(up))
     page.get_by_role("button", name="Sign in").click()
-    expect(page.locator("h1")).to_contain_text("There is no certificate yet")
-
-    page.get_by_role("link", name="Private CAs").last.click()
-    page.get_by_label("Name", exact=True).fill("lab root")
-    page.get_by_role("button", name="Create the private CA").click()
-    expect(page.get_by_role("status").first).to_contain_text("lab root can sign certificates now")
-
-    page.keyboard.press("i")
-    page.get_by_label("One on each line").fill("printer.lab.test bad..name")
-    expect(page.locator("#names-found .error")).to_have_count(1)
-    page.get_by_label("One on each line").fill("printer.lab.test")
-    expect(page.locator("#names-found")).to_contain_text("1 name is allowed")
-    page.get_by_role("button", name="Look at the zones now").click()
-    expect(page.locator("#looked")).to_contain_text("signs without a look")
-    page.get_by_role("button", name="Issue the certificate").click()
-
-    expect(page.locator("[data-state=issued]")).to_be_visible()
-    expect(page.locator("h1")).to_contain_text("printer.lab.test is issued")
-    page.get_by_role("link", name="See the certificate").click()
-    expect(page.locator("h1")).to_contain_text("active")
-    page.get_by_role("link", name="Certificates", exact=True).first.click()
-    expect(page.locator("table.certs tbody tr")).to_have_count(1)
-
     page.get_by_role("button", name="admin@").click()
     page.locator("#me button[lang=zh-Hans]").click()
     expect(page.locator("html")).to_have_attribute("lang", "zh-Hans")
@@ -104,12 +166,6 @@ def test_a_person_issues_a_certificate(up: Up, watched: Page) -> None:
     page.locator("label", has_text="深色").click()
     page.reload()
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
-
-    for width in (360, 1440):
-        page.set_viewport_size({"width": width, "height": 800})
-        for path in PATHS[:6]:
-            page.goto(f"{up.address}/{path}")
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, path
 
 
 def test_a_person_sees_to_devices_notices_and_the_audit_log(up: Up, watched: Page) -> None:

@@ -1,5 +1,6 @@
 """Mails at a real mail server."""
 
+import json
 import smtplib
 import socket
 
@@ -7,9 +8,12 @@ import pytest
 import responses
 from django.core import mail as django_mail
 
+from certctrl.sentences import sentence as _
+from notices import raising
 from notices.models import Delivery, NoticeSettings
 
 pytestmark = pytest.mark.django_db
+REFUSED = "The CA refused the order for %(domain)s."
 
 
 def only() -> Delivery:
@@ -39,6 +43,55 @@ def test_a_mail_goes_to_the_address_of_the_settings(world, mailbox, tell, alice)
     tell()
     world.sweep()
     assert mailbox.recipients == ["ops@example.net"]
+
+
+@pytest.fixture
+def refusal(alice):
+    """Alice has a notice about a refusal, in the words of a CA."""
+    said = "CAA of example.com forbids it, see https://ca.example/caa"
+    what = _("%(what)s The CA says: %(said)s", what=_(REFUSED, domain="example.com"), said=said)
+    subject = _("%(domain)s could not be renewed", domain="example.com")
+    body = _(
+        "There is no certificate for %(domain)s, and it is not retried automatically. "
+        "%(what)s\n\nFix this, then start another attempt (renew).",
+        domain="example.com",
+        what=what,
+    )
+    raising.raise_once(alice, "renewal_failed", "key", subject, body, {"what": what})
+
+
+def test_a_mail_is_in_the_language_of_its_owner(world, mailbox, refusal, alice):
+    alice.language = "zh-hans"
+    alice.save()
+    world.sweep()
+    (mail,) = mailbox.mails
+    assert mail["Subject"] == "example.com 未能续期"
+    text = " ".join(mail.get_content().split())
+    assert text.startswith("example.com 没有证书")
+    assert "> CA 拒绝了 example.com 的订单。CA 的答复" in text
+    assert "CAA of example.com forbids it, see" in text
+    assert "https://" not in text
+    assert "请先解决问题" in text
+    assert "通知设置" in text
+
+
+def test_a_mail_is_english_until_a_person_chooses_otherwise(world, mailbox, refusal):
+    world.sweep()
+    (mail,) = mailbox.mails
+    assert mail["Subject"] == "example.com could not be renewed"
+    text = " ".join(mail.get_content().split())
+    assert "> The CA refused the order for example.com. The CA says: CAA of" in text
+    assert "https://" not in text
+
+
+def test_a_webhook_gets_english_whatever_the_owners_language(world, hook, refusal, receiver, alice):
+    alice.language = "zh-hans"
+    alice.save()
+    world.sweep()
+    (posted,) = receiver.posted
+    data = json.loads(posted.body)["data"]
+    assert data["subject"] == "example.com could not be renewed"
+    assert data["what"].startswith("The CA refused the order for example.com.")
 
 
 def test_a_mail_server_that_is_away_is_tried_again_by_the_table(world, mailbox, tell):

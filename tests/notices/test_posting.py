@@ -112,7 +112,7 @@ def test_a_port_without_a_server_is_retried(world, alice, tell):
     world.sweep()
     assert (only().state, only().error_what) == (
         "waiting",
-        outgoing.UNTOLD.format(host="127.0.0.1"),
+        outgoing.UNTOLD % {"host": "127.0.0.1"},
     )
 
 

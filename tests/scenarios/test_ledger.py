@@ -111,3 +111,19 @@ def test_owners_of_a_backlog_are_served_in_rotation(
     scenario.due(scenario.account(other), scenario.credential(other), few)
     scenario.run_until_issued(few, 4 * AN_HOUR)
     assert scenario.longest(few) <= 2.5 * AN_HOUR
+
+
+@pytest.mark.slow
+def test_orders_under_a_limit_go_out_at_the_rate_that_it_allows(
+    scenario: Scenario, settings, account, credential
+) -> None:
+    """People order thirty names of one domain. No token is lost after the first five."""
+    scenario.limit(settings, domain=[5, 2])
+    names = numbered(30, "busy.com")
+    for name in names:
+        scenario.create(account, credential, name)
+    scenario.run_until_issued(names, 300)
+    accepted = scenario.ca.limiter.accepted
+    assert len(accepted) == 30
+    assert accepted[-1] - accepted[0] <= 25 * 2 / 0.9
+    assert not scenario.ca.limiter.refused

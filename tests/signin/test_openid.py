@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -19,7 +20,8 @@ from oidc_provider_mock import app
 from oidc_provider_mock._server import _threaded_server
 
 from accounts.models import AuditEvent, User
-from certctrl import outgoing
+from certctrl import clock, outgoing
+from dashboard import signing as signing_pages
 from signin import openid, secondfactor
 from signin.models import ExternalIdentity
 from tests.factories import UserFactory
@@ -41,12 +43,14 @@ class Provider:
     def __init__(self) -> None:
         self.http = outgoing.session()
         self.tokens: list[dict[str, list[str]]] = []
+        self.paths: list[str] = []
         self.flask = app(require_nonce=True, user_claims=[Person(sub="carol", claims=dict(CAROL))])
         self.flask.debug = False
         self.flask.before_request(self.note)
         self.port = 0
 
     def note(self) -> None:
+        self.paths.append(flask.request.path)
         if flask.request.path == "/oauth2/token":
             self.tokens.append(flask.request.form.to_dict(flat=False))
 
@@ -329,6 +333,54 @@ def test_the_provider_asks_again_before_an_export(provider, monkeypatch):
         )
         assert enter(client, provider, "?again=1&next=/api-keys").status_code == status
     assert client.post("/api-keys", KEY).status_code == 200
+
+
+def test_the_code_is_asked_again_after_the_provider(provider, monkeypatch):
+    client = Client()
+    enter(client, provider)
+    user = User.objects.get()
+    secondfactor.start(user)
+    codes = secondfactor.confirm(user, code_now(user))
+    session = client.session
+    session["auth_time"] -= 86400
+    session.save()
+    real = jwt.encode
+    now = int(timezone.now().timestamp())
+    monkeypatch.setattr(
+        jwt,
+        "encode",
+        lambda header, claims, *args, **kwargs: real(
+            header, claims | {"auth_time": now}, *args, **kwargs
+        ),
+    )
+    asked = enter(client, provider, "?again=1&next=/api-keys")
+    assert asked.status_code == 200
+    assert client.post("/api-keys", KEY).status_code == 303
+    form = {"proof": asked.context["proof"], "next": asked.context["next"], "code": codes[0]}
+    assert client.post("/sign-in", form).headers["Location"] == "/api-keys"
+    assert client.post("/api-keys", KEY).status_code == 200
+
+
+# --- What strangers can make this server ask ---
+
+
+def test_the_metadata_are_asked_for_once(provider, monkeypatch):
+    for _ in range(3):
+        begin(Client())
+    enter(Client(), provider)
+    assert provider.paths.count(openid.DISCOVERY) == 1
+    monkeypatch.setattr(clock, "monotonic", lambda: time.monotonic() + openid.MAX_AGE)
+    begin(Client())
+    assert provider.paths.count(openid.DISCOVERY) == 2
+
+
+def test_one_network_begins_seldom(provider, monkeypatch):
+    monkeypatch.setattr(signing_pages.OpenIDThrottle, "rate", "2/min")
+    addresses = ("192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2")
+    begun = [Client(REMOTE_ADDR=each).get("/sign-in/openid") for each in addresses]
+    assert [each.status_code for each in begun] == [302, 302, 429, 302]
+    back = Client(REMOTE_ADDR="192.0.2.1").get("/sign-in/openid/back?code=1&state=1")
+    assert back.status_code == 429
 
 
 def test_the_cookie_is_signed_and_short(provider):

@@ -10,7 +10,7 @@ from accounts.models import AuditEvent, User
 from signin import mailedcodes
 from signin.models import MailedCode
 from tests.factories import PASSWORD
-from tests.signin.conftest import NEW_PASSWORD
+from tests.signin.conftest import NEW_PASSWORD, codes_of
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 BODY = {
@@ -57,6 +57,17 @@ def test_a_code_by_mail_makes_the_user(ask, is_open, mailed_code, client_of):
     login = {"email": email, "password": PASSWORD}
     assert client_of().post("/auth/general", login).status_code == 200
     assert AuditEvent.objects.filter(action="user.registered", owner=user).count() == 1
+
+
+def test_the_language_of_a_registration_is_that_of_the_mails(client_of, is_open, mailbox):
+    said = {"HTTP_ACCEPT_LANGUAGE": "zh-CN"}
+    assert client_of().post("/auth/general", BODY, **said).status_code == 200
+    (code,) = codes_of(mailbox)
+    body = {"action": "activate-user", "email": BODY["email"], "verify_code": code}
+    assert client_of().post("/auth/general", body).status_code == 200
+    user = User.objects.get()
+    assert user.language == "zh-hans"
+    assert client_of(user).get("/auth/profile").data_member["language"] == "zh-hans"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +125,7 @@ def test_each_address_costs_the_same_work(
     for email in ("nobody@example.org", alice.email, bob.email):
         del hashed[:]
         before = MailedCode.objects.count()
-        with django_assert_num_queries(5 if action == "register" else 3):
+        with django_assert_num_queries(6 if action == "register" else 4):
             register(ask, action=action, email=email, password=NEW_PASSWORD)
         work.append((len(hashed), MailedCode.objects.count() - before))
     assert work == [(1 if action == "register" else 0, 1)] * 3
@@ -225,6 +236,34 @@ def test_an_address_gets_few_mails_a_day(ask, is_open, at):
     assert (refused.status_code, refused.headers["Retry-After"]) == (429, "86400")
     at.shift(timedelta(days=1))
     assert ask("request-reset-password", email="x@example.org").status_code == 200
+
+
+def test_a_stranger_uses_up_no_mails_of_a_person(ask, is_open, alice, mailed_code):
+    for _ in range(mailedcodes.MAILS_A_DAY):
+        register(ask, email=alice.email, password=NEW_PASSWORD, ip="192.0.2.1")
+        ask("request-reset-password", email=alice.email, ip="192.0.2.1")
+    refused = ask("request-reset-password", email=alice.email, ip="192.0.2.1")
+    assert refused.status_code == 429
+    mailed = ask("request-reset-password", email=alice.email, ip="198.51.100.1")
+    assert mailed.status_code == 200
+
+
+def test_registrations_use_up_no_resets(ask, is_open, alice):
+    for _ in range(mailedcodes.MAILS_A_DAY):
+        register(ask, email=alice.email, password=NEW_PASSWORD)
+    assert register(ask, email=alice.email, password=NEW_PASSWORD).status_code == 429
+    assert ask("request-reset-password", email=alice.email).status_code == 200
+
+
+def test_many_networks_together_fill_no_mailbox(ask, is_open, alice, at):
+    def asked(number):
+        return ask("request-reset-password", email=alice.email, ip=f"198.51.100.{number}")
+
+    answers = [asked(number).status_code for number in range(mailedcodes.MAILS_AN_HOUR + 1)]
+    assert answers == [200] * mailedcodes.MAILS_AN_HOUR + [429]
+    assert mailedcodes.open_codes("reset", alice.email).count() == mailedcodes.MAILS_AN_HOUR
+    at.shift(timedelta(hours=1))
+    assert asked(200).status_code == 200
 
 
 def test_a_network_gets_few_mails_an_hour(ask, is_open, monkeypatch):

@@ -142,8 +142,10 @@ def test_the_api_asks_for_the_code_too(client_of, recovery_codes, alice):
     body = {"email": alice.email, "password": PASSWORD}
     refused = client.post("/auth/general", body)
     assert (refused.status_code, refused.error["code"]) == (401, 20022)
+    assert refused.error["params"] == {"field": "code"}
     assert client.get("/auth/profile").status_code == 401
-    assert client.post("/auth/general", body | {"code": "123456"}).error["code"] == 5018
+    refused = client.post("/auth/general", body | {"code": "123456"})
+    assert (refused.error["code"], refused.error["params"]) == (5018, {"field": "code"})
     assert client.post("/auth/general", body | {"code": code_now(alice)}).status_code == 200
     status = client.get("/auth/status").data_member
     assert (status["amr"], status["acr"], status["mfa"]) == (["pwd", "otp", "mfa"], "aal2", True)

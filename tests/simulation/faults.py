@@ -36,6 +36,7 @@ class Profile:
     reuses_authorizations: bool = False
     used_orders: int = 0  # how often newOrder returns a used order
     registers: bool = False  # the account is still to be registered
+    life: float = 90 * 24  # hours of a certificate
     renewal_info: bool = False  # the CA says when to renew, and takes back what it said
     beats: int = 1
     certificates: int = 2
@@ -69,6 +70,7 @@ SHARERS = Profile(minutes=6, die=0.03, certificates=3, people=8, reuses_authoriz
 LOSERS = Profile(minutes=6, lose=0.3, healthy=2)
 OWNERS = Profile(minutes=10, forget=1.0, moves=10, devices=3, people=30)
 HOLDERS = Profile(minutes=8, devices=3, people=40, rollouts=True)
+ENDERS = Profile(minutes=8, devices=3, people=40, rollouts=True, life=60)
 CHANGERS = Profile(minutes=8, hold=0.12, people=10)
 
 

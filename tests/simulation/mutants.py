@@ -96,6 +96,11 @@ def the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "opens_at", lambda window, now: now)
 
 
+def the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device is held back until its version has ended."""
+    monkeypatch.setattr(advancing, "SAFE_PART", 1_000_000)
+
+
 MUTANTS: dict[str, Break] = {
     "the fence": the_fence,
     "the intent": the_intent,
@@ -106,4 +111,5 @@ MUTANTS: dict[str, Break] = {
     "the following": the_following,
     "the canary": the_canary,
     "the window": the_window,
+    "the end": the_end,
 }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
 TAG = "web"
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 NAMES = (
     ("example.com",),
     ("example.com", "*.example.com"),
@@ -163,7 +164,8 @@ class People:
     def chooses_a_window(self) -> None:
         opens, hours = self.rng.randrange(24), self.rng.choice((1, 6))
         times = {"start": f"{opens:02}:00", "end": f"{(opens + hours) % 24:02}:00"}
-        window = self.rng.choice((None, times | {"timezone": "UTC"}))
+        days = self.rng.choice((DAYS, (self.rng.choice(DAYS),)))
+        window = self.rng.choice((None, times | {"timezone": "UTC", "days": [*days]}))
         self._with_one(lambda one: services.update_certificate(one, {"install_window": window}))
 
     def tags_a_device(self) -> None:

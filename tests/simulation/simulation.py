@@ -125,6 +125,7 @@ class Simulation(World):
             hands_out_used_orders=profile.used_orders,
             processing_reads=profile.processing,
             offers_renewal_info=profile.renewal_info,
+            life=timedelta(hours=profile.life),
         )
         self.queue: list[Message] = []
         self.idle: list[Actor] = []

@@ -3,7 +3,16 @@
 import pytest
 from django.db import DatabaseError, transaction
 
-from tests.simulation.faults import CHANGERS, HOLDERS, LOSERS, OWNERS, SHARERS, ZOMBIES, Profile
+from tests.simulation.faults import (
+    CHANGERS,
+    ENDERS,
+    HOLDERS,
+    LOSERS,
+    OWNERS,
+    SHARERS,
+    ZOMBIES,
+    Profile,
+)
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.simulation import run
 
@@ -16,6 +25,7 @@ PROFILES: dict[str, Profile | None] = {
     "the following": OWNERS,
     "the canary": HOLDERS,
     "the window": HOLDERS,
+    "the end": ENDERS,
 }
 
 
@@ -41,8 +51,8 @@ def test_a_seed_finds_what_was_broken_on_purpose(
 
 @pytest.mark.parametrize(
     "profile",
-    [SHARERS, ZOMBIES, LOSERS, CHANGERS, OWNERS, HOLDERS],
-    ids=["sharers", "zombies", "losers", "changers", "owners", "holders"],
+    [SHARERS, ZOMBIES, LOSERS, CHANGERS, OWNERS, HOLDERS, ENDERS],
+    ids=["sharers", "zombies", "losers", "changers", "owners", "holders", "enders"],
 )
 @pytest.mark.parametrize("seed", range(5))
 def test_the_same_runs_end_well_when_nothing_is_broken(profile: Profile, seed: int) -> None:

@@ -52,7 +52,7 @@ BY_OTHERS: dict[type[Turns], set[str]] = {
     Issuance: {"key"},
     TxtRecord: set(),
     AcmeAccount: {"url", "status", "wake_at", "queued_at"},
-    CertificateVersion: {"revoke_asked_at", "revoke_reason", "wake_at", "queued_at"},
+    CertificateVersion: {"key", "revoke_asked_at", "revoke_reason", "wake_at", "queued_at"},
     RenewalInfo: set(),
 }
 
@@ -215,9 +215,11 @@ class Watch:
         if actor.name == "person":
             return
         with self.asking():
-            rows = Deployment.objects.filter(pk__in=deployments)
             parts = ("certificate", "device", "wanted__renewal_info")
-            held = [row for row in rows.select_related(*parts) if self._is_held(row)]
+            rows = Deployment.objects.filter(pk__in=deployments).select_related(*parts)
+            for row in rows:
+                self._judge_delay(row, version)
+            held = [row for row in rows if self._is_held(row)]
             for row in held:
                 self._judge_window(row)
             if held and held[0].certificate.rollout == "canary":
@@ -229,6 +231,13 @@ class Watch:
             return False
         wraps = KeyWrap.objects.filter(envelope=row.wanted.key_id, recipient_key=row.device.key_id)
         return row.certificate.key_policy == "MASTER_ONLY" or wraps.exists()
+
+    def _judge_delay(self, row: Deployment, version: CertificateVersion) -> None:
+        if row.wanted is None or row.wanted_at is None:
+            return
+        times = (row.wanted_at, version.created_at, row.device.enrolled_at)
+        if max(safe_until(row.wanted), *times) < self.scheduler.now() - LONGEST_HOLD:
+            self.broken(f"{row} was kept at version {row.wanted_id} for too long")
 
     def _judge_window(self, row: Deployment) -> None:
         window = row.certificate.install_window
@@ -387,10 +396,14 @@ def safe_until(version: CertificateVersion) -> datetime:
     return min(latest, early) if early and early < version.not_before + life / 2 else latest
 
 
-def is_open(window: dict[str, str], now: datetime) -> bool:
+def is_open(window: dict[str, Any], now: datetime) -> bool:
     """Return whether an install window in UTC is open."""
     moment, start, end = f"{now:%H:%M}", window["start"], window["end"]
-    return start <= moment < end if start < end else moment >= start or moment < end
+    today, yesterday = (f"{now - timedelta(days=ago):%a}".lower() for ago in (0, 1))
+    if start < end:
+        return today in window["days"] and start <= moment < end
+    opened = today if moment >= start else yesterday
+    return opened in window["days"] and (moment >= start or moment < end)
 
 
 def _held(actor: Actor) -> list[tuple[Turns, float]]:

@@ -119,6 +119,7 @@ def test_the_lab_issues_one_certificate_and_the_printed_calls_another(up) -> Non
     assert [answer.status_code for answer in answers] == [200, 201], [
         answer.text for answer in answers
     ]
+    assert len(session.get(f"{server.address}/auth/sessions").json()["data"]) == 1
     row = f"{server.address}/apiv1/me/certificates/{answers[-1].json()['data']['id']}"
     until(
         lambda: session.get(f"{row}/issue-result").json()["data"]["status"] == "SUCCESS",

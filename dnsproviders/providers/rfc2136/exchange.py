@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import dns.exception
 import dns.message
 import dns.name
+import dns.opcode
 import dns.query
 import dns.rcode
 import dns.tsig
@@ -15,6 +16,7 @@ import requests
 import structlog
 
 from certctrl import clock, outgoing
+from certctrl.sentences import sentence as _
 from certctrl.sockets import connect_to_any
 from dnsproviders.base import Provider, ProviderError
 
@@ -23,17 +25,20 @@ from dnsproviders.base import Provider, ProviderError
 RCODES = {
     dns.rcode.REFUSED: (
         "dns_credential_refused",
-        "The key, or this address, may not do that. Check the server's update policy",
+        _("The key, or this address, may not do that. Check the server's update policy."),
     ),
     dns.rcode.NOTAUTH: (
         "dns_zone_not_found",
-        "It has no such zone, or shows it to another key only. Check zone and key",
+        _("It has no such zone, or shows it to another key only. Check zone and key."),
     ),
-    dns.rcode.NOTZONE: ("dns_zone_not_found", "The name is not inside the zone. Check the zone"),
-    dns.rcode.NOTIMP: ("dns_refused", "It accepts no updates. Give the zone's primary server"),
+    dns.rcode.NOTZONE: (
+        "dns_zone_not_found",
+        _("The name is not inside the zone. Check the zone."),
+    ),
+    dns.rcode.NOTIMP: ("dns_refused", _("It accepts no updates. Give the zone's primary server.")),
     dns.rcode.FORMERR: (
         "dns_refused",
-        "It does not understand the update. Check the server's documentation",
+        _("It does not understand the update. Check the server's documentation."),
     ),
 }
 log = structlog.get_logger()
@@ -85,15 +90,30 @@ class NameServer(Provider):
         Of several addresses, only the first that takes the connection is asked. An update without
         an answer may have been carried out. An answer from another address would not show that.
         """
+        method = dns.opcode.to_text(message.opcode())
+        about = " ".join(str(each.name) for each in message.question)
+        url = f"{self.public['server']}:{self._port()} {about}"
+        began = clock.monotonic()
+        try:
+            answer = self._carried(message)
+        except ProviderError as error:
+            self.tell(method, url, began, error=error.what)
+            raise
+        self.tell(method, url, began, headers={"rcode": dns.rcode.to_text(answer.rcode())})
+        return answer
+
+    def _carried(self, message: dns.message.Message) -> dns.message.Message:
         with self.going_out(), self._told_apart():
             addresses = outgoing.resolve(self.public["server"], self._port())
             with connect_to_any(addresses, None) as connection, clock.limit(clock.time_left()):
                 try:
                     wire = _sent(connection, message.to_wire())
                 except (OSError, EOFError) as exc:
-                    what = (
-                        f"{self._where()} does not answer over TCP ({type(exc).__name__}). "
-                        "Check the server and the firewall."
+                    what: str = _(
+                        "%(where)s does not answer over TCP (%(name)s). Check the server "
+                        "and the firewall.",
+                        where=self._where(),
+                        name=type(exc).__name__,
                     )
                     if outgoing.is_by_tenant():
                         what = self._untold(exc).what
@@ -119,15 +139,18 @@ class NameServer(Provider):
         PowerDNS answers NOTAUTH or REFUSED, unsigned, to an unknown key and to a wrong signature.
         """
         if answer.rcode() in (dns.rcode.NOTAUTH, dns.rcode.REFUSED):
-            what = (
-                f"{self._where()} refuses the signed message "
-                f"({dns.rcode.to_text(answer.rcode())}, unsigned). Check the key, its secret, "
-                "its algorithm and both clocks. The key must be allowed to update."
+            what = _(
+                "%(where)s refuses the signed message (%(rcode)s, unsigned). Check the "
+                "key, its secret, its algorithm and both clocks. The key must be allowed "
+                "to update.",
+                where=self._where(),
+                rcode=dns.rcode.to_text(answer.rcode()),
             )
             return Unsigned("dns_credential_refused", what, permanent=True)
-        what = (
-            f"{self._where()} did not sign its answer. It has no such zone, or does not "
-            "support TSIG. Check both."
+        what = _(
+            "%(where)s did not sign its answer. It has no such zone, or does not support "
+            "TSIG. Check both.",
+            where=self._where(),
         )
         return Unsigned("dns_refused", what)
 
@@ -138,41 +161,52 @@ class NameServer(Provider):
             yield
         except requests.RequestException as exc:
             # Exceptions of `certctrl.outgoing` are sentences.
-            what = f"{self._where()} could not be reached. {self.quote(str(exc))}."
+            what = _(
+                "%(where)s could not be reached. %(exc)s.",
+                where=self._where(),
+                exc=self.quote(str(exc)),
+            )
             raise ProviderError("dns_unreachable", what) from None
         except dns.tsig.PeerBadKey:
             # Knot DNS also answers BADKEY to a key that its ACL does not allow to do this.
-            what = (
-                f"{self._where()} does not know the TSIG key, or does not allow it to do "
-                "this. Check the key and the update policy."
+            what = _(
+                "%(where)s does not know the TSIG key, or does not allow it to do this. "
+                "Check the key and the update policy.",
+                where=self._where(),
             )
             raise ProviderError("dns_credential_refused", what, permanent=True) from None
         except dns.tsig.PeerBadSignature:
-            what = (
-                f"{self._where()} refuses the TSIG signature. Check the algorithm and the "
-                "secret of the key."
+            what = _(
+                "%(where)s refuses the TSIG signature. Check the algorithm and the "
+                "secret of the key.",
+                where=self._where(),
             )
             raise ProviderError("dns_credential_refused", what, permanent=True) from None
         except dns.tsig.PeerBadTime:
-            what = (
-                f"{self._where()} says that the clocks differ. Set the clock of this server "
-                "or of the name server."
+            what = _(
+                "%(where)s says that the clocks differ. Set the clock of this server or "
+                "of the name server.",
+                where=self._where(),
             )
             raise ProviderError("dns_refused", what) from None
         except (OSError, EOFError, dns.exception.Timeout) as exc:
             if outgoing.is_by_tenant():
                 raise self._untold(exc) from None
-            what = (
-                f"{self._where()} could not be reached over TCP ({type(exc).__name__}). Check "
-                "the server and the firewall."
+            what = _(
+                "%(where)s could not be reached over TCP (%(name)s). Check the server "
+                "and the firewall.",
+                where=self._where(),
+                name=type(exc).__name__,
             )
             raise ProviderError("dns_unreachable", what) from None
         except (dns.exception.DNSException, ValueError) as exc:
             if outgoing.is_by_tenant():
                 raise self._untold(exc) from None
-            what = (
-                f"{self._where()} did not answer with a signed DNS message "
-                f"({type(exc).__name__}). Check the server and the key."
+            what = _(
+                "%(where)s did not answer with a signed DNS message (%(name)s). Check "
+                "the server and the key.",
+                where=self._where(),
+                name=type(exc).__name__,
             )
             raise ProviderError("dns_bad_answer", what) from None
 
@@ -187,18 +221,24 @@ class NameServer(Provider):
             port=self._port(),
             why=type(exc).__name__,
         )
-        what = (
-            f"{self._where()} did not answer over TCP as a DNS server does. Check server and port."
+        what = _(
+            "%(where)s did not answer over TCP as a DNS server does. Check server and port.",
+            where=self._where(),
         )
         return ProviderError("dns_unreachable", what)
 
-    def _refusal(self, answer: dns.message.Message, what: str) -> ProviderError:
+    def _refusal(self, answer: dns.message.Message, asked: str) -> ProviderError:
         rcode = answer.rcode()
-        said = f"{self._where()} answered {dns.rcode.to_text(rcode)} when {what}"
+        said = _(
+            "%(where)s answered %(rcode)s when %(asked)s.",
+            where=self._where(),
+            rcode=dns.rcode.to_text(rcode),
+            asked=asked,
+        )
         if rcode in RCODES:
             code, hint = RCODES[rcode]
-            return ProviderError(code, f"{said}. {hint}.", permanent=True)
-        return ProviderError("dns_refused", f"{said}.")
+            return ProviderError(code, _("%(said)s %(hint)s", said=said, hint=hint), permanent=True)
+        return ProviderError("dns_refused", said)
 
     def _key(self) -> dns.tsig.Key:
         named = self.public.get("algorithm") or "hmac-sha256"
@@ -209,7 +249,11 @@ class NameServer(Provider):
         return int(self.public.get("port") or 53)
 
     def _who(self) -> str:
-        return "key" if self.has_key else "address"
+        return _("key") if self.has_key else _("address")
 
     def _where(self) -> str:
-        return f"The DNS server {self.public['server']} (port {self._port()})"
+        return _(
+            "The DNS server %(server)s (port %(port)s)",
+            server=self.public["server"],
+            port=self._port(),
+        )

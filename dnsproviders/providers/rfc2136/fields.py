@@ -8,6 +8,7 @@ import re
 import dns.exception
 import dns.name
 
+from certctrl.sentences import sentence as _
 from dnsproviders.base import Field
 
 # RFC 8945, section 6. It forbids MD5 and advises against SHA-1, but some servers have only these.
@@ -26,7 +27,9 @@ def checked_server(value: str) -> str:
     except ValueError:
         host = value.removesuffix(".")
         if not HOST.fullmatch(host):
-            raise ValueError("must be a host name or an address; give the port in `port`") from None
+            raise ValueError(
+                _("must be a host name or an address; give the port in `port`")
+            ) from None
         return host
 
 
@@ -34,7 +37,7 @@ def checked_key_name(value: str) -> str:
     try:
         return dns.name.from_text(value).to_text(omit_final_dot=True)
     except (dns.exception.DNSException, UnicodeError):
-        raise ValueError("must be the key's name as in the server's configuration") from None
+        raise ValueError(_("must be the key's name as in the server's configuration")) from None
 
 
 def checked_zone(value: str) -> str:
@@ -43,7 +46,7 @@ def checked_zone(value: str) -> str:
     except (dns.exception.DNSException, UnicodeError):
         zone = dns.name.root
     if zone == dns.name.root:
-        raise ValueError("must be the zone's name, as in example.com")
+        raise ValueError(_("must be the zone's name, as in example.com"))
     return zone.to_text(omit_final_dot=True).lower()
 
 
@@ -75,46 +78,46 @@ def checked_tsig_secret(value: str) -> str:
     except (binascii.Error, ValueError):
         decoded = b""
     if not decoded:
-        raise ValueError("must be base64, as tsig-keygen and keymgr print it")
+        raise ValueError(_("must be base64, as tsig-keygen and keymgr print it"))
     return value
 
 
 FIELDS = (
     Field(
         "server",
-        "Server",
+        _("Server"),
         check=checked_server,
-        help="Host name or address of the primary name server.",
+        help=_("Host name or address of the primary name server."),
     ),
     Field(
         "port",
-        "Port",
+        _("Port"),
         required=False,
         default=53,
         integer=True,
         least=1,
         most=65535,
-        help="TCP.",
+        help=_("TCP."),
     ),
     Field(
         "zone",
-        "Zone",
+        _("Zone"),
         required=False,
         tidy=without_quotes,
         check=checked_zone,
-        help="The zone; the server is asked for it when left out.",
+        help=_("The zone; the server is asked for it when left out."),
     ),
     Field(
         "key_name",
-        "TSIG key name",
+        _("TSIG key name"),
         required=False,
         tidy=without_quotes,
         check=checked_key_name,
-        help="Leave key and secret out for a server that authorizes by address, which is weak.",
+        help=_("Leave key and secret out for a server that authorizes by address, which is weak."),
     ),
     Field(
         "algorithm",
-        "TSIG algorithm",
+        _("TSIG algorithm"),
         required=False,
         default="hmac-sha256",
         choices=ALGORITHMS,
@@ -122,11 +125,11 @@ FIELDS = (
     ),
     Field(
         "secret",
-        "TSIG secret",
+        _("TSIG secret"),
         secret=True,
         required=False,
         tidy=without_spaces,
         check=checked_tsig_secret,
-        help="Base64.",
+        help=_("Base64."),
     ),
 )

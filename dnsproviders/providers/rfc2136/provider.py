@@ -22,6 +22,7 @@ import dns.update
 from dns.rdtypes.ANY.TXT import TXT
 
 from certctrl import clock, errors
+from certctrl.sentences import sentence as _
 from dnsclient.names import a_label, is_inside, suffixes
 from dnsproviders.base import ProviderError, SeenZone
 from dnsproviders.models import TxtRecord
@@ -52,18 +53,27 @@ class RFC2136(NameServer):
         for name, other in (("key_name", "secret"), ("secret", "key_name")):
             if given.get(other) and not given.get(name):
                 raise errors.MissingField(
-                    f"{name} is missing, but {other} is given. Give both or neither.", field=name
+                    _(
+                        "%(name)s is missing, but %(other)s is given. Give both or neither.",
+                        name=name,
+                        other=other,
+                    ),
+                    field=name,
                 )
 
     @classmethod
     def note(cls, public: Mapping[str, Any]) -> str:
         if not public.get("key_name"):
-            return (
-                "Updates are sent without a key, and only this server's address authorizes "
-                "them. That is weak. Use a TSIG key if the name server supports one."
+            return _(
+                "Updates are sent without a key, and only this server's address "
+                "authorizes them. That is weak. Use a TSIG key if the name server "
+                "supports one."
             )
         if public.get("algorithm") in WEAK_ALGORITHMS:
-            return f"{public['algorithm']} is weak. Use hmac-sha256 if the name server supports it."
+            return _(
+                "%(algorithm)s is weak. Use hmac-sha256 if the name server supports it.",
+                algorithm=public["algorithm"],
+            )
         return ""
 
     def zone_of(self, name: str) -> str:
@@ -92,7 +102,7 @@ class RFC2136(NameServer):
                 continue
             # This may be the right zone. Going on to the name above could find a wrong one.
             if answer.rcode() == dns.rcode.SERVFAIL:
-                raise self._refusal(answer, f"asked which zone has {name}")
+                raise self._refusal(answer, _("asked which zone has %(name)s", name=name))
             zone = _soa_owner(answer, asked)
             if zone:
                 text = zone.to_text(omit_final_dot=True).lower()
@@ -101,9 +111,11 @@ class RFC2136(NameServer):
                 self.origins[text] = origin_of(answer)
                 return text
             if _delegation(answer, asked):
-                what = (
-                    f"{self._where()} delegates {suffix} to other servers. Give the primary "
-                    "server of that zone."
+                what = _(
+                    "%(where)s delegates %(suffix)s to other servers. Give the primary "
+                    "server of that zone.",
+                    where=self._where(),
+                    suffix=suffix,
                 )
                 raise ProviderError("dns_zone_not_found", what, permanent=True)
         for suffix in hidden:
@@ -116,9 +128,12 @@ class RFC2136(NameServer):
                 return suffix
             if rcode is None and silence:
                 raise silence
-        what = (
-            f"{self._where()} shows this {self._who()} no zone for {name}. If it has one, "
-            "give its name in `zone`."
+        what = _(
+            "%(where)s shows this %(who)s no zone for %(name)s. If it has one, give its "
+            "name in `zone`.",
+            where=self._where(),
+            who=self._who(),
+            name=name,
         )
         raise ProviderError("dns_zone_not_found", what, permanent=True)
 
@@ -128,10 +143,16 @@ class RFC2136(NameServer):
         A server with views writes an update to the view of the key. The public may see another one.
         """
         if seen.name != zone:
-            return (
-                f"{self._where()} shows {name} to this {self._who()} in its zone {zone}, but "
-                f"resolvers see it in the zone {seen.name}. They may never see the TXT "
-                "record. Give the primary server of that zone, or a key of the public view."
+            return _(
+                "%(where)s shows %(name)s to this %(who)s in its zone %(zone)s, but "
+                "resolvers see it in the zone %(seen_name)s. They may never see the TXT "
+                "record. Give the primary server of that zone, or a key of the public "
+                "view.",
+                where=self._where(),
+                name=name,
+                who=self._who(),
+                zone=zone,
+                seen_name=seen.name,
             )
         try:
             own = self.origins.get(zone) or self._origin(zone)
@@ -139,11 +160,15 @@ class RFC2136(NameServer):
             # The update will report this failure.
             return ""
         if own and seen.origins and own not in seen.origins:
-            return (
-                f"{self._where()} shows this {self._who()} another zone {zone} than resolvers "
-                f"see. Its SOA record names {own}, and that of resolvers names "
-                f"{', '.join(sorted(seen.origins))}. They may never see the TXT record. Give "
-                "a key of the public view."
+            return _(
+                "%(where)s shows this %(who)s another zone %(zone)s than resolvers see. "
+                "Its SOA record names %(own)s, and that of resolvers names %(origins)s. "
+                "They may never see the TXT record. Give a key of the public view.",
+                where=self._where(),
+                who=self._who(),
+                zone=zone,
+                own=own,
+                origins=", ".join(sorted(seen.origins)),
             )
         return ""
 
@@ -154,8 +179,11 @@ class RFC2136(NameServer):
     def _given_zone(self, name: str) -> str:
         zone = str(self.public["zone"])
         if not is_inside(a_label(name), a_label(zone)):
-            what = (
-                f"{name} is not inside {zone}, the zone of the credential. Use another credential."
+            what = _(
+                "%(name)s is not inside %(zone)s, the zone of the credential. Use "
+                "another credential.",
+                name=name,
+                zone=zone,
             )
             raise ProviderError("dns_zone_not_found", what, permanent=True)
         return zone
@@ -166,9 +194,11 @@ class RFC2136(NameServer):
         The server showed the zone only to a question without the key.
         """
         if self.has_key and self._probe(zone) == dns.rcode.NOTAUTH:
-            what = (
-                f"{self._where()} has a zone {zone}, but not for this key, which belongs to "
-                "another view. Give a key of the public view."
+            what = _(
+                "%(where)s has a zone %(zone)s, but not for this key, which belongs to "
+                "another view. Give a key of the public view.",
+                where=self._where(),
+                zone=zone,
             )
             raise ProviderError("dns_zone_not_found", what, permanent=True)
 
@@ -262,9 +292,10 @@ class RFC2136(NameServer):
             return
         if silent:  # neither a question nor an update was answered
             raise silent
-        what = (
-            f"{self._where()} answers, but does not say whether it knows the key. The first "
-            "record shows it."
+        what = _(
+            "%(where)s answers, but does not say whether it knows the key. The first "
+            "record shows it.",
+            where=self._where(),
         )
         raise ProviderError("dns_refused", what)
 
@@ -299,7 +330,10 @@ class RFC2136(NameServer):
     def _change(self, update: dns.update.UpdateMessage, record: TxtRecord) -> None:
         answer = self._ask(update)
         if answer.rcode() != dns.rcode.NOERROR:
-            raise self._refusal(answer, f"asked to change {record.name} in the zone {record.zone}")
+            asked = _(
+                "asked to change %(name)s in the zone %(zone)s", name=record.name, zone=record.zone
+            )
+            raise self._refusal(answer, asked)
 
     def _answer_to(self, query: dns.message.Message) -> tuple[dns.message.Message, bool]:
         """Return the answer to a question, and whether the answer is proper.

@@ -8,6 +8,7 @@ from django.db.models import QuerySet
 from authorities.base import CA, AuthorizationResource, NotYet
 from authorities.errors import Refused
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, select
 from certctrl.turns import Trouble, Wait
 from issuance import ratelimits
@@ -19,13 +20,18 @@ Status = Authorization.Status
 def refused(seen: AuthorizationResource) -> Refused:
     """Return the error for an authorization that cannot be used, with the CA's words if any."""
     if seen.problem:
-        return seen.problem.refused(f"The CA did not validate {seen.name}.")
+        return seen.problem.refused(_("The CA did not validate %(name)s.", name=seen.name))
     kind, status = (
         ("authorization", seen.status)
         if seen.status != "pending"
         else ("challenge", seen.challenge_status)
     )
-    what = f"The CA's {kind} for {seen.name} is {status}. The CA gives no reason."
+    what = _(
+        "The CA's %(kind)s for %(name)s is %(status)s. The CA gives no reason.",
+        kind=kind,
+        name=seen.name,
+        status=status,
+    )
     return Refused("ca_authorization_unusable", what)
 
 
@@ -101,9 +107,10 @@ def read_answered(issuance: Issuance, client: CA, most: int | None = AUTHORIZATI
                 seen_at=clock.now(), status=status, **fields
             )
         if seen.problem and seen.status == "pending":
-            said = (
-                f"The CA has not validated {seen.name} yet, and checks again."
-                f" It says: {seen.problem}"
+            said = _(
+                "The CA has not validated %(name)s yet, and checks again. It says: %(said)s",
+                name=seen.name,
+                said=seen.problem,
             )
     if failed:
         raise refused(next((each for each in failed if each.problem), failed[0]))

@@ -7,6 +7,8 @@ from django.db.models import Exists, OuterRef, QuerySet
 from authorities import chains, clients, pki
 from authorities.errors import Refused
 from certctrl import clock
+from certctrl.sentences import joined
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, insert, select, update
 from issuance import notify, rollout, wraps
 from issuance.challenges import delegation
@@ -17,7 +19,7 @@ from issuance.workflow.steps.finalize import certificate_url_of
 from issuance.workflow.steps.reorder import order_again_once
 from keystore.models import Envelope
 
-USED = "the CA returned an order that was used before"
+USED = _("the CA returned an order that was used before")
 
 
 def download(issuance: Issuance) -> Done:
@@ -45,23 +47,33 @@ def download(issuance: Issuance) -> Done:
         if not issuance.csr_sent_at:
             return order_again_once(issuance, USED)
         if isinstance(bad, pki.WrongKey):
-            what = "the CA's certificate is for a key of another request"
-            return order_again_once(issuance, what)
+            another = _("the CA's certificate is for a key of another request")
+            return order_again_once(issuance, another)
         raise Refused(
             "ca_bad_certificate",
-            f"The CA's certificate for {issuance.certificate.domain} is wrong: {bad}",
+            _(
+                "The CA's certificate for %(domain)s is wrong: %(bad)s",
+                domain=issuance.certificate.domain,
+                bad=bad,
+            ),
         ) from None
     if not issuance.csr_sent_at and _is_stored(issuance, chain):
         return order_again_once(issuance, USED)
     if issuance.proves:
         return Done(
-            "staging issued a test certificate, which is discarded; production is next",
+            _("staging issued a test certificate, which is discarded; production is next"),
             write=lambda: retry.note_proof(issuance),
         )
     lifetime.refuse_useless(issuance, chain.pem)
-    what = f"the certificate is stored{chains.taken(chain.pem, preferred)}{chains.remarks(chain)}"
+    what = joined(
+        "",
+        [
+            _("the certificate is stored"),
+            *filter(None, (chains.taken(chain.pem, preferred), chains.remarks(chain))),
+        ],
+    )
     if short := lifetime.why_short(chain.pem):
-        what = f"{what}. {short}"
+        what = joined(". ", [what, short])
     return Done(what, write=lambda: _store_version(issuance, chain))
 
 

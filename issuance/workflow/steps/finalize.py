@@ -6,6 +6,7 @@ from authorities import clients
 from authorities.base import CA, OrderResource
 from authorities.errors import Refused
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from certctrl.turns import Wait
 from issuance.models import Issuance
 from issuance.workflow import csr
@@ -29,7 +30,7 @@ def finalize(issuance: Issuance) -> Done:
             raise wait_for_ca(
                 issuance,
                 resource,
-                "The order is ready, and the CA does not show its finalize URL yet.",
+                _("The order is ready, and the CA does not show its finalize URL yet."),
             )
         if not issuance.csr_sent_at:
             csr.replace_unfit(issuance)
@@ -39,13 +40,13 @@ def finalize(issuance: Issuance) -> Done:
         return after_invalid(issuance, client, resource)
     if resource.status != "valid":
         what = (
-            "The CA is signing."
+            _("The CA is signing.")
             if issuance.csr_sent_at
-            else "The CA does not show the order as ready any more."
+            else _("The CA does not show the order as ready any more.")
         )
         raise wait_for_ca(issuance, resource, what)
     url = certificate_url_of(issuance, resource)
-    return Done("the CA signed", {"certificate_url": url})
+    return Done(_("the CA signed"), {"certificate_url": url})
 
 
 def _ready(issuance: Issuance) -> OrderResource | None:
@@ -65,7 +66,9 @@ def certificate_url_of(issuance: Issuance, resource: OrderResource) -> str:
     """
     if not resource.certificate_url:
         raise wait_for_ca(
-            issuance, resource, "The CA signed, and does not show the URL of the certificate yet."
+            issuance,
+            resource,
+            _("The CA signed, and does not show the URL of the certificate yet."),
         )
     return resource.certificate_url
 

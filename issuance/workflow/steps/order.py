@@ -13,6 +13,7 @@ from authorities.base import CA, AuthorizationResource, NotYet, OrderResource
 from authorities.errors import Refused
 from authorities.models import AcmeAccount
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, select, update
 from certctrl.turns import LostTurn, Trouble, Wait
 from issuance import preflight, ratelimits
@@ -45,7 +46,11 @@ def order(issuance: Issuance) -> Done:
     listed = _listed(issuance=issuance.pk)
     store = _read_authorizations(issuance, client, listed, known)
     pending = sum(each.status == Authorization.Status.PENDING for each in listed)
-    what = f"the CA accepted the order; names to prove: {pending} of {len(listed)}"
+    what = _(
+        "the CA accepted the order; names to prove: %(pending)s of %(count)s",
+        pending=pending,
+        count=len(listed),
+    )
     return Done(what, write=store)
 
 
@@ -105,18 +110,25 @@ def _be_registered(issuance: Issuance, account: AcmeAccount) -> None:
     if account.status == AcmeAccount.Status.DEACTIVATED:
         raise Trouble(
             "ca_account_deactivated",
-            f"The account {account.name} was deactivated at its CA. Choose another account.",
+            _(
+                "The account %(name)s was deactivated at its CA. Choose another account.",
+                name=account.name,
+            ),
             permanent=True,
         )
     if not account.url and account.retired_at:  # a deleted account is not registered any more
         raise Trouble(
             "ca_account_refused",
-            f"The account {account.name} was deleted. Choose another account.",
+            _("The account %(name)s was deleted. Choose another account.", name=account.name),
             permanent=True,
         )
     if not account.url:
         AcmeAccount.objects.filter(pk=account.pk, wake_at=None).update(wake_at=clock.now())
-        what = f"The account {account.name} is being registered at its CA. {account.error_what}"
+        what = _(
+            "The account %(name)s is being registered at its CA. %(error_what)s",
+            name=account.name,
+            error_what=account.error_what,
+        )
         raise Wait(issuance.patience(), what.strip())
 
 
@@ -132,7 +144,7 @@ def _let_older_attempts_end(issuance: Issuance) -> None:
     if _older(names_key=issuance.names_key, pk=issuance.pk):
         issuance.write(deadline_at=clock.now() + LIMIT)
         raise Wait(
-            issuance.patience(), "An older attempt for the same names and account goes first."
+            issuance.patience(), _("An older attempt for the same names and account goes first.")
         )
 
 
@@ -167,7 +179,7 @@ def _place_order(issuance: Issuance, plan: OrderPlan, columns: dict[str, Any]) -
     except IntegrityError:
         issuance.write(deadline_at=clock.now() + LIMIT)
         raise Wait(
-            issuance.patience(), "The CA returned an order that another attempt has."
+            issuance.patience(), _("The CA returned an order that another attempt has.")
         ) from None
     return resource
 
@@ -185,7 +197,10 @@ def _refuse_too_many(issuance: Issuance, resource: OrderResource) -> None:
     if len(resource.authorizations) > len(issuance.certificate.names):
         raise Refused(
             "ca_bad_order",
-            f"The CA requires more authorizations than {issuance.certificate.domain} has names.",
+            _(
+                "The CA requires more authorizations than %(domain)s has names.",
+                domain=issuance.certificate.domain,
+            ),
         )
 
 
@@ -223,7 +238,7 @@ def _wait_for_list(issuance: Issuance, resource: OrderResource) -> None:
     if resource.status == "pending" and not resource.authorizations:
         raise Wait(
             issuance.patience(),
-            "The CA accepted the order and does not list its authorizations yet.",
+            _("The CA accepted the order and does not list its authorizations yet."),
         )
 
 
@@ -267,14 +282,17 @@ def _is_ready_without(issuance: Issuance, client: CA, trouble: Trouble) -> bool:
 
 def _leave_out_replaces(issuance: Issuance, trouble: Trouble) -> None:
     """Let the attempt order without `replaces` from now on (RFC 9773, section 5)."""
-    what = f"The next order is sent without `replaces`. {trouble.what}"
+    what = _("The next order is sent without `replaces`. %(what)s", what=trouble.what)
     with issuance.fence(replaces_refused=True):
         event(issuance, "order", Outcome.RETRY, what)
     issuance.breathe()
 
 
 def _without(profile: str) -> str:
-    return f"The CA does not list the profile {profile}. The order was sent without a profile."
+    return _(
+        "The CA does not list the profile %(profile)s. The order was sent without a profile.",
+        profile=profile,
+    )
 
 
 def _note(
@@ -289,9 +307,10 @@ def _note(
     Wait when the order is an old one and the attempt orders again.
     """
     if seen.identifier not in {name.removeprefix("*.") for name in issuance.certificate.names}:
-        what = (
-            f"The CA requires an authorization for a name that is not in the certificate of"
-            f" {issuance.certificate.domain}. No TXT record was written."
+        what = _(
+            "The CA requires an authorization for a name that is not in the certificate "
+            "of %(domain)s. No TXT record was written.",
+            domain=issuance.certificate.domain,
         )
         raise Refused("ca_wrong_identifier", what, permanent=True)
     if seen.status == "valid":

@@ -1,5 +1,6 @@
 """The second step: make what the CA will look for."""
 
+from certctrl.sentences import sentence as _
 from issuance.challenges import registry
 from issuance.models import Issuance
 from issuance.workflow.outcome import Done
@@ -19,6 +20,6 @@ def present(issuance: Issuance) -> Done:
         registry.of(kind).present(issuance, rows[issuance.pk]) for kind, rows in pending.items()
     ]
     return Done(
-        "; ".join(said) or "the CA needs no proof",
+        "; ".join(said) or _("the CA needs no proof"),
         to=State.PRESENTED if issuance.presents else "",
     )

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from certctrl.sentences import joined
+from certctrl.sentences import sentence as _
 from issuance.challenges import registry
 from issuance.models import Issuance
 from issuance.workflow.outcome import Done
@@ -33,12 +35,12 @@ def judge(issuance: Issuance, seen: Mapping[str, Any]) -> Done:
     """
     judged = {kind: registry.of(kind).judge(issuance, found) for kind, found in seen.items()}
     again = {kind: each.absent for kind, each in judged.items() if each.absent}
-    what = "; ".join(each.what for kind, each in judged.items() if not again or kind in again)
+    what = joined("; ", (each.what for kind, each in judged.items() if not again or kind in again))
     if again:
         fields = {"presents": issuance.presents + 1, "settles_at": None}
         write = partial(present_again, again)
         return Done(what, fields, write=write, to=State.ORDERED, again=again)
-    return Done(what or "the CA needs no proof")
+    return Done(what or _("the CA needs no proof"))
 
 
 def present_again(absent: Mapping[str, Sequence[int]]) -> None:

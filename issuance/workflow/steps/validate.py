@@ -9,6 +9,7 @@ from django.db.models import QuerySet
 
 from authorities import clients
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, select, update
 from issuance.models import Authorization, Issuance
 from issuance.workflow.outcome import Done
@@ -17,7 +18,7 @@ from issuance.workflow.steps.authorizations import read_answered
 from issuance.workflow.steps.reorder import after_invalid, wait_for_ca
 
 State = Issuance.State
-VALIDATED = "the CA validated every name"
+VALIDATED = _("the CA validated every name")
 
 
 @select
@@ -56,7 +57,7 @@ def validate(issuance: Issuance) -> Done:
         for pk, challenge_url in _unanswered(issuance=issuance.pk):
             issuance.breathe()
             if why := client.answer(challenge_url):
-                unheard = f"{why} The response is sent again."
+                unheard = _("%(why)s The response is sent again.", why=why)
             else:
                 answered.append((pk, clock.now()))
         resource = client.read_order(issuance.order_url)
@@ -68,11 +69,11 @@ def validate(issuance: Issuance) -> Done:
     _store_answers(issuance, answered)
     if resource.status == "pending":
         if more := order.unlisted(issuance, resource):
-            what = f"the CA lists {len(more)} more authorizations than at first"
+            what = _("the CA lists %(more)s more authorizations than at first", more=len(more))
             return Done(what, write=lambda: order.note_list(issuance, more), to=State.QUEUED)
         said = read_answered(issuance, client)
         raise wait_for_ca(
-            issuance, resource, unheard or said or "The CA is checking the challenges."
+            issuance, resource, unheard or said or _("The CA is checking the challenges.")
         )
     if resource.status == "invalid":
         return after_invalid(issuance, client, resource)

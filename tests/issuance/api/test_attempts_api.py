@@ -239,12 +239,22 @@ def test_revoke_is_accepted_with_names_and_numbers_and_done_by_a_worker(
     world, api, issued, body, number
 ):
     answer = api.post(f"certificates/{issued.pk}/revoke", body)
-    assert (answer.status_code, answer.data_member["status"]) == (202, "active")
+    asked_for = answer.data_member
+    assert (answer.status_code, asked_for["status"]) == (202, "active")
+    assert (asked_for["revoke_asked_at"], asked_for["revoked_at"]) == (
+        int(world.time.timestamp()),
+        None,
+    )
+    assert "The CA has not revoked it yet." in asked_for["note"]
+    world.advance(60)
     world.deliver()
     issued.current.refresh_from_db()
     assert issued.current.revoke_reason == number
     assert world.ca.revoked == [issued.current.chain_pem]
-    assert api.get(f"certificates/{issued.pk}").data_member["status"] == "revoked"
+    done = api.get(f"certificates/{issued.pk}").data_member
+    assert (done["status"], done["revoked_at"]) == ("revoked", int(world.time.timestamp()))
+    assert done["revoke_asked_at"] == asked_for["revoke_asked_at"]
+    assert "revoked" not in done["note"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import base64
 import pytest
 
 from accounts.models import AuditEvent
+from authorities.privateca import create_private_ca
 from certctrl import clock
 from devices.models import Device, Signal
 from issuance import services
@@ -133,3 +134,10 @@ def test_the_detail_never_has_a_key(deployed, machine):
     response = machine.get(f"certificates/{deployed(machine).pk}")
     assert b"PRIVATE KEY" not in response.content
     assert response.data_member["cert"].startswith("-----BEGIN CERTIFICATE-----")
+
+
+def test_a_private_ca_is_downloaded(machine, owner):
+    private_ca = create_private_ca(owner, {"name": "Office"})
+    services.trust(machine.row, private_ca)
+    response = machine.get(f"cas/{private_ca.pk}/bundle?pack=download")
+    assert "attachment" in response.headers["Content-Disposition"]

@@ -7,7 +7,7 @@ import pytest
 from django.apps import apps
 
 from authorities import catalog
-from certctrl import board, dispatch, lanes
+from certctrl import board, clock, dispatch, lanes
 from certctrl.lanes import Standing
 from certctrl.turns import Turns
 from dnsproviders.models import TxtRecord
@@ -18,6 +18,7 @@ from issuance.beat.due import WITH_TURNS
 from issuance.challenges import txtrecords
 from issuance.models import CertificateVersion, Issuance, IssuanceEvent, names_key
 from issuance.workflow import batch
+from tests.fakes import waiting
 
 pytestmark = pytest.mark.django_db
 
@@ -102,7 +103,7 @@ def test_a_look_does_not_need_the_dns_api_or_the_ca(world, account, credential, 
     lanes.note(lane_of_credential(credential).key, Standing.TROUBLE)
     lanes.note(catalog.lane_of_account(account).key, Standing.TROUBLE)
     sweep.sweep.run()
-    assert sent(world) == 5
+    assert world.sent.count("issuance.look") == 1
 
 
 def test_an_owner_gets_a_quarter_while_others_wait(world, account, credential, bob, small):
@@ -274,6 +275,19 @@ def test_a_record_is_needed_by_name_and_value_whatever_the_credential(
     assert not txtrecords.is_needed(other)
 
 
+def test_many_needed_records_are_kept_in_several_sweeps(world, account, credential, monkeypatch):
+    monkeypatch.setattr(txtrecords, "MOST_KEPT", 2)
+    names = [f"host{number}.example.com" for number in range(5)]
+    waiting.attempts(account, credential, names, world.time - timedelta(minutes=10))
+    due = TxtRecord.objects.filter(wake_at__lte=world.time)
+    left = []
+    for _ in range(3):
+        sweep.sweep.run()
+        left.append(due.count())
+    assert left == [3, 1, 0]
+    assert world.sent.count("issuance.cleanup") == 0
+
+
 @pytest.mark.slow
 def test_a_look_that_changes_nothing_writes_no_event_and_few_queries(
     world, account, credential, django_assert_max_num_queries
@@ -296,12 +310,24 @@ def test_a_crowd_that_waits_for_its_records_delays_no_new_order(
     world, account, credential, monkeypatch
 ):
     monkeypatch.setattr(dispatch, "MOST_ON_THEIR_WAY", 10)
-    monkeypatch.setattr(admission, "LOOKED_AT", 20)
+    monkeypatch.setattr(workflow, "BATCH", 5)
     due(world, account, credential, 60, state="presented", names="waits")
     due(world, account, credential, 3, names="new")
     sweep.sweep.run()
     assert world.sent.count("chain") == 3
-    assert Issuance.objects.filter(state="presented", queued_at=world.time).count() == 20
+    assert world.sent.count("issuance.look") == admission.LOOKS
+
+
+def test_a_look_that_was_sent_and_lost_is_sent_again(world, account, credential, monkeypatch):
+    monkeypatch.setattr(admission, "LOOKS", 1)
+    due(world, account, credential, 3, state="presented")
+    sweep.sweep.run()
+    world.messages.clear()
+    sweep.sweep.run()
+    assert world.sent.count("issuance.look") == 1
+    world.advance(workflow.LEASE + 1)
+    sweep.sweep.run()
+    assert world.sent.count("issuance.look") == 2
 
 
 def test_one_look_follows_another_while_more_are_due(world, account, credential, monkeypatch):
@@ -309,6 +335,20 @@ def test_one_look_follows_another_while_more_are_due(world, account, credential,
     world.zone.hides = True
     due(world, account, credential, 12, state="presented")
     tasks.look.run()
+    assert not Issuance.objects.needs_look().exists()
+
+
+def test_a_second_look_of_a_process_helps_only_a_slow_one(world, account, credential):
+    world.zone.hides = True
+    due(world, account, credential, 3, state="presented")
+    sweep.sweep.run()
+    with tasks._going.lock:
+        tasks._going.since = clock.monotonic()
+        tasks.look.run()
+        waits = Issuance.objects.needs_look().filter(queued_at=None)
+        assert waits.count() == 3, "the next sweep sends it again"
+        tasks._going.since -= board.SLOW + 1
+        tasks.look.run()
     assert not Issuance.objects.needs_look().exists()
 
 

@@ -131,6 +131,13 @@ def test_a_pending_wrap_is_shown(api, deployed, machine):
     assert shown["wrap_pending"]
 
 
+def test_a_device_of_another_tag_is_left_alone(api, deployed, owner):
+    factories.device(owner, "mail")
+    pk = deployed().pk
+    api.post(f"certificates/{pk}/assign", {"tag": "web"})
+    assert api.get(f"certificates/{pk}/devices").data_member == []
+
+
 # --- API keys ---
 
 
@@ -212,45 +219,3 @@ def test_a_private_ca_of_another_owner_is_not_trusted(api, machine, bob):
     theirs = create_private_ca(bob, {"name": "Theirs"})
     refused(api.post(f"devices/{machine.row.pk}/cas", {"ca_id": theirs.pk}), 404, "ca_id")
     assert not TrustedCA.objects.exists()
-
-
-def test_a_private_ca_is_downloaded(machine, api, private_ca):
-    api.post(f"devices/{machine.row.pk}/cas", {"ca_id": private_ca.pk})
-    response = machine.get(f"cas/{private_ca.pk}/bundle?pack=download")
-    assert "attachment" in response.headers["Content-Disposition"]
-
-
-def test_a_device_of_another_tag_is_left_alone(api, deployed, owner):
-    factories.device(owner, "mail")
-    pk = deployed().pk
-    api.post(f"certificates/{pk}/assign", {"tag": "web"})
-    assert api.get(f"certificates/{pk}/devices").data_member == []
-
-
-# --- all deployments of an owner ---
-
-
-def test_deployments_are_listed_with_their_versions(api, deployed, machine, keyed, bobs):
-    certificate, device = deployed(machine), machine.row.pk
-    shown = api.get("deployments").data_member
-    assert [(each["certificate_id"], each["device_id"]) for each in shown] == [
-        (certificate.pk, device)
-    ]
-    assert shown[0]["wanted"]["serial"] == shown[0]["current"] == certificate.current.serial
-    assert ids(api.get(f"deployments?device={device}")) == [shown[0]["id"]]
-    assert ids(api.get(f"deployments?device={device + 1}")) == []
-    assert ids(keyed(f"devices:{device + 1}[read]").get("deployments")) == []
-    assert ids(keyed(f"devices:{device}[read]").get("deployments")) == [shown[0]["id"]]
-    assert ids(bobs.get("deployments")) == []
-    refused(api.get("deployments?device=x"), 400)
-
-
-def test_a_failure_is_listed_as_not_serving_until_it_is_over(api, deployed, machine):
-    certificate = deployed(machine)
-    assert ids(api.get("deployments?not_serving=1")) == []
-    for state, count in (("failed", 1), ("served", 0)):
-        serial = certificate.current.serial
-        event = {"type": "deployment", "cert_id": certificate.pk, "serial": serial}
-        machine.client.post("/apiv1/devices/self/notify", {"events": [event | {"state": state}]})
-        assert len(ids(api.get("deployments?not_serving=1"))) == count
-        assert api.get("summary").data_member["not_serving"] == count

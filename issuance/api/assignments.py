@@ -1,39 +1,40 @@
-"""The API of certificates and private CAs on devices, for owners and for devices.
+"""The API of owners, who assign certificates and private CAs to devices.
 
 See docs/reference/devices.md.
 """
 
-import base64
 import re
 from typing import Any
 
 from django.db.models import F, QuerySet
-from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from accounts import audit
 from accounts.models import ApiKey
 from accounts.permissions import need
-from authorities import pki
-from authorities.api import PrivateCASerializer
 from authorities.models import PrivateCA
 from certctrl.api import NO_CONTENT, EpochMillis, IdConverter, OwnedMixin, parsed
 from certctrl.errors import Invalid, MissingField, NotFound
-from devices.api import DeviceEndpoint
+from certctrl.sentences import sentence as _
 from devices.models import Device
 from devices.serializers import DeviceSerializer, PublicIdField, TagField
-from issuance import rollout, services, wraps
+from issuance import services, wraps
 from issuance.api.attempts import AttemptSerializer
 from issuance.api.certificates import CertificateSerializer, FullCertificateSerializer
+from issuance.api.materials import (
+    PACK,
+    MaterialsSerializer,
+    TrustedCASerializer,
+    delivered,
+    trusted_ca,
+    trusted_cas,
+)
 from issuance.api.rollouts import DeploymentSerializer
 from issuance.models import Certificate, CertificateTag, Issuance
 
-PACK = OpenApiParameter(
-    "pack", str, enum=["download"], description="adds a Content-Disposition with a file name"
-)
 MOST_ID = 10**18 - 1
 
 
@@ -53,7 +54,7 @@ class AssignRequest(serializers.Serializer[Any]):
 
     def validate(self, given: dict[str, Any]) -> dict[str, Any]:
         if len(given) != 1:
-            raise MissingField("Send either device_id or tag.", field="device_id")
+            raise MissingField(_("Send either device_id or tag."), field="device_id")
         return given
 
 
@@ -64,20 +65,6 @@ class KeyAssignRequest(serializers.Serializer[Any]):
 class KeyAssignedSerializer(serializers.Serializer[Any]):
     status = serializers.CharField()
     message = serializers.CharField()
-
-
-class MaterialsSerializer(serializers.Serializer[Any]):
-    """A key that is sealed for the device (aes256gcm), or in plaintext."""
-
-    enc_scheme = serializers.ChoiceField(["aes256gcm", "plaintext"])
-    wrap_alg = serializers.CharField(required=False)
-    device_keyfp_b64 = serializers.CharField(required=False)
-    enc_data_key_b64 = serializers.CharField(required=False)
-    enc_privkey_b64 = serializers.CharField(required=False)
-    privkey_nonce_b64 = serializers.CharField(required=False)
-    privkey_tag_b64 = serializers.CharField(required=False)
-    private_key_der_b64 = serializers.CharField(required=False)
-    certificate_pem = serializers.CharField(required=False)
 
 
 class AssignedDeviceSerializer(DeviceSerializer):
@@ -117,36 +104,6 @@ class CertificateTagSerializer(serializers.ModelSerializer[CertificateTag]):
         read_only_fields = fields
 
 
-class TrustedCASerializer(PrivateCASerializer):
-    """A private CA for the trust store of a device."""
-
-    ca_certificate_der_b64 = serializers.SerializerMethodField()
-
-    class Meta(PrivateCASerializer.Meta):
-        fields = (  # type: ignore[assignment]
-            "id",
-            "name",
-            "serial_number",
-            "status",
-            "algorithm",
-            "key_size",
-            "valid_days",
-            "ca_certificate_pem",
-            "ca_certificate_der_b64",
-        )
-
-    def get_ca_certificate_der_b64(self, private_ca: PrivateCA) -> str:
-        return base64.b64encode(pki.to_der(private_ca.certificate_pem)).decode()
-
-
-def delivered(request: Request, data: Any, name: str) -> Response:
-    """Return the response with a key or a CA. No cache stores it."""
-    response = Response(data, headers={"Cache-Control": "no-store"})
-    if request.query_params.get("pack") == "download":
-        response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    return response
-
-
 def assigned(issuance: Issuance | None) -> Response:
     """Return 204, or 202 with the attempt that makes a new key for the device."""
     if issuance is None:
@@ -157,7 +114,7 @@ def assigned(issuance: Issuance | None) -> Response:
 def certificate_of(owner: Any, pk: int) -> Certificate:
     row = Certificate.objects.filter(pk=pk, owner=owner, retired_at=None).first()
     if row is None:
-        raise NotFound(f"You have no certificate {pk}. Check the id.", field="cert_id")
+        raise NotFound(_("You have no certificate %(pk)s. Check the id.", pk=pk), field="cert_id")
     return row
 
 
@@ -165,31 +122,17 @@ def device_of(owner: Any, **which: Any) -> Device:
     row = Device.objects.filter(owner=owner, **which).first()
     if row is None:
         asked = ", ".join(map(str, which.values()))
-        raise NotFound(f"You have no device {asked}. Check the id.", field="device_id")
+        raise NotFound(
+            _("You have no device %(asked)s. Check the id.", asked=asked), field="device_id"
+        )
     return row
 
 
 def private_ca_of(owner: Any, pk: int) -> PrivateCA:
     row = PrivateCA.objects.filter(pk=pk, owner=owner, status=PrivateCA.Status.ACTIVE).first()
     if row is None:
-        raise NotFound(f"You have no private CA {pk}. Check the id.", field="ca_id")
+        raise NotFound(_("You have no private CA %(pk)s. Check the id.", pk=pk), field="ca_id")
     return row
-
-
-def trusted_cas(device: Device) -> QuerySet[PrivateCA]:
-    return PrivateCA.objects.filter(
-        trusting_devices__device=device, status=PrivateCA.Status.ACTIVE
-    ).order_by("-pk")
-
-
-def trusted_ca(device: Device, pk: int) -> PrivateCA:
-    row = trusted_cas(device).filter(pk=pk).first()
-    if row is None:
-        raise NotFound(f"The device {device} does not trust a private CA {pk}. Check the id.")
-    return row
-
-
-# --- for owners ---
 
 
 class DeploymentViewSet(OwnedMixin, GenericViewSet[Device]):
@@ -351,50 +294,20 @@ class KeyAssignViewSet(AssignmentViewSet):
         public_id = parsed(KeyAssignRequest, request)["device_public_id"]
         if not self.named():
             raise Invalid(
-                "The certificates come from the API key. Use one whose permissions name the ids of"
-                " certificates, with the action write."
+                _(
+                    "The certificates come from the API key. Use one whose permissions name "
+                    "the ids of certificates, with the action write."
+                )
             )
         device = device_of(self.owner, public_id=public_id)
         found = [certificate_of(self.owner, pk) for pk in sorted(self.named())]
         attempts = [services.assign(each, device) for each in found]
         count = len([each for each in attempts if each])
-        what = f"{len(found)} certificates are assigned to the device {device}."
-        if count:
-            what = f"{what} {count} of them are issued again for it."
-        return Response({"status": "pending" if count else "assigned", "message": what})
-
-
-# --- for devices ---
-
-
-class OwnCertificateView(DeviceEndpoint):
-    @extend_schema(responses=FullCertificateSerializer)
-    def get(self, request: Request, certificate_id: int) -> Response:
-        """Return a certificate that is assigned to the device, with its chain."""
-        certificate = services.assigned(self.device, certificate_id)
-        services.version_of(certificate)
-        return Response(FullCertificateSerializer(certificate).data)
-
-
-class MaterialsView(DeviceEndpoint):
-    @extend_schema(parameters=[PACK], responses=MaterialsSerializer)
-    def get(self, request: Request, certificate_id: int) -> Response:
-        """Return the key of a certificate: sealed for the device, or in plaintext."""
-        device = self.device
-        certificate = services.assigned(device, certificate_id)
-        data = services.for_device(
-            device,
-            certificate,
-            actor=f"device {device.public_id}",
-            ip=audit.ip_of(request),
+        what = _(
+            "%(count)s certificates are assigned to the device %(device)s.",
+            count=len(found),
+            device=device,
         )
-        rollout.note_fetched(device, services.version_of(certificate))
-        return delivered(request, data, f"cert-{certificate_id}-device-{device.pk}.json")
-
-
-class OwnCAView(DeviceEndpoint):
-    @extend_schema(parameters=[PACK], responses=TrustedCASerializer)
-    def get(self, request: Request, ca_id: int) -> Response:
-        """Return a private CA that the device trusts."""
-        data = TrustedCASerializer(trusted_ca(self.device, ca_id)).data
-        return delivered(request, data, f"ca-{ca_id}.json")
+        if count:
+            what = _("%(what)s %(count)s of them are issued again for it.", what=what, count=count)
+        return Response({"status": "pending" if count else "assigned", "message": str(what)})
