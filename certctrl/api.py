@@ -121,8 +121,12 @@ register_converter(UserIdConverter, "user")
 
 def refuse_nul(request: Request) -> None:
     """Raise Invalid for a NUL in the path or the query, because PostgreSQL stores none."""
-    if "\0" in request.path or "%00" in request.META["QUERY_STRING"]:
-        raise errors.Invalid(_("The path or the query has a NUL character (%00). Remove it."))
+    what = _("The path or the query has a NUL character (%00). Remove it.")
+    if "\0" in request.path:
+        raise errors.Invalid(what)
+    for name, values in request.query_params.lists():
+        if any("\0" in text for text in (name, *values)):
+            raise errors.Invalid(what, field=printable(name))
 
 
 def refuse_broken_body(request: Request) -> None:

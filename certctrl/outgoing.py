@@ -211,9 +211,9 @@ class GuardedAdapter(HTTPAdapter):
         answer.headers = CaseInsensitiveDict(resp.headers)
         answer.encoding = get_encoding_from_headers(answer.headers)
         answer.raw, answer.url, answer.request = resp, str(req.url), req
-        answer.connection = self  # type: ignore[attr-defined]
+        answer.connection = self
         if "Set-Cookie" in answer.headers:
-            extract_cookies_to_jar(answer.cookies, req, resp)
+            extract_cookies_to_jar(answer.cookies, req, resp)  # type: ignore[no-untyped-call]
         return answer
 
     def send(

@@ -82,7 +82,7 @@ def start(issuance_id: int, state: str = Issuance.State.QUEUED, *, priority: int
     Return False when the broker is away; the sweep sends them later.
     """
     *rest, first = _links(issuance_id, state, priority)
-    task = STEP_TASKS[workflow.STEP_AT[state].name]
+    task: Any = STEP_TASKS[workflow.STEP_AT[state].name]
     return send(
         lambda: task.apply_async(first["args"], chain=rest, **first["options"]),
         issuance=issuance_id,
