@@ -189,7 +189,7 @@ def test_no_page_shows_a_key_or_a_hash(visitor, rows, certificate):
 
 
 QUERIES = {
-    "overview": 18,
+    "overview": 19,
     "certificates": 12,
     "import": 6,
     "issue": 6,
