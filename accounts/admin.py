@@ -13,6 +13,7 @@ from unfold.forms import AdminPasswordChangeForm
 
 from accounts import audit, quotas, services, sessions
 from accounts.models import ApiKey, AuditEvent, SavedView, Session, User
+from certctrl import admin as paging
 from certctrl.admin import ManyRows, ReadOnlyAdmin
 from certctrl.errors import Conflict
 from certctrl.sentences import sentence as _
@@ -53,13 +54,13 @@ class UserAdmin(DjangoUserAdmin, ManyRows):  # type: ignore[misc,type-arg]
         return ", ".join(
             str(
                 _(
-                    "%(name)s: %(used)d of %(limit)s",
+                    "%(name)s: %(used)s of %(limit)s",
                     name=row["name"],
-                    used=row["used"],
+                    used=f"{row['used']}+" if row["used"] == paging.MOST_COUNTED else row["used"],
                     limit=_("any") if row["limit"] is None else row["limit"],
                 )
             )
-            for row in quotas.usage(user)
+            for row in quotas.usage(user, paging.MOST_COUNTED)
         )
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:

@@ -91,16 +91,21 @@ def most(owner: "User", name: str) -> int | None:
     return limit
 
 
-def used(owner: "User", name: str) -> int:
+def used(owner: "User", name: str, stop: int | None = None) -> int:
+    """Return how many rows the owner has. The count ends at `stop`."""
     quota = QUOTAS[name]
-    count: int = getattr(owner, quota.rows).filter(**quota.counts).count()
+    count: int = getattr(owner, quota.rows).filter(**quota.counts).order_by()[:stop].count()
     return count
 
 
-def usage(owner: "User") -> list[dict[str, Any]]:
-    """Return `name`, `used` and `limit` of each quota. A `limit` of None means no limit."""
+def usage(owner: "User", stop: int | None = None) -> list[dict[str, Any]]:
+    """Return `name`, `used` and `limit` of each quota. A `limit` of None means no limit.
+
+    The counts end at `stop`.
+    """
     return [
-        {"name": name, "used": used(owner, name), "limit": most(owner, name)} for name in QUOTAS
+        {"name": name, "used": used(owner, name, stop), "limit": most(owner, name)}
+        for name in QUOTAS
     ]
 
 
