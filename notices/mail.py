@@ -143,10 +143,11 @@ def _code(wanted: NoticeSettings, notice: Notice) -> tuple[str, str]:
 def quoting(notice: Notice) -> str:
     """Return the notice's text. The words of a CA or a provider become a quotation.
 
-    They are the part `what` of the body. The quotation has no links and at most `QUOTED`
-    characters.
+    They are the part `what` of the body, or of its data. The quotation has no links and at most
+    `QUOTED` characters.
     """
-    body, what = str(notice.body), part_of(notice.body, "what")
+    body = str(notice.body)
+    what = part_of(notice.body, "what") or notice.data.get("what", "")
     if not what or what not in body:
         return body
     words = plain(" ".join(what.split()))

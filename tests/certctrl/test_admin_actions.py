@@ -213,8 +213,8 @@ def test_actions_and_their_sentences_are_in_the_language_of_the_person(client, s
     client.cookies["language"] = "zh-hans"
     listed = client.get(reverse("admin:accounts_user_changelist")).content.decode()
     assert "结束所有会话" in listed
-    assert "此操作无法撤销" in post(client, key_of(alice), "revoke").content.decode()
-    assert acted(client, alice, "lock_out") == "已锁定 1 个用户。"
+    assert "此操作无法撤回" in post(client, key_of(alice), "revoke").content.decode()
+    assert acted(client, alice, "lock_out") == "1 个用户已停用。"
 
 
 def test_an_action_of_too_many_rows_does_nothing(client, staff, alice, monkeypatch):
