@@ -20,11 +20,13 @@ pytestmark = [
     ),
 ]
 
-STATES = ("queued", "ordered", "presented", "propagated", "validated", "finalized")
+# The states that a turn writes before it goes on. The ends of short steps are written together, so
+# one that dies in `propagate` holds a row that is ordered, and in `download` one that is validated.
+STATES = ("queued", "ordered", "propagated", "validated")
 CERTIFICATES = 40
 WORKERS = 3
 KILLS = 20
-EACH = 2  # kills in each of the six states; twelve that hold a row, at the least
+EACH = 3  # kills in each of the four states; twelve that hold a row, at the least
 FLUSH_AT = 7  # Redis is emptied before this kill
 BEAT_AT = 14  # beat is killed before this kill
 MOST_DEATHS = 3  # per attempt; five in a row would end it
@@ -160,7 +162,7 @@ def test_killing_workers_that_hold_rows_changes_nothing_at_the_end(pool, tmp_pat
             f" {inside_order} turns died inside order"
         )
 
-        assert set(reaper.hit) == set(STATES)
+        assert set(reaper.hit) >= set(STATES)
         assert len([states for states in reaper.kills if states]) >= 12
         stored = site.rows(
             "SELECT certificate_id, count(*) FROM issuance_certificateversion"
