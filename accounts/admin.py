@@ -1,4 +1,4 @@
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
@@ -6,7 +6,7 @@ from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import UserChangeForm
 from django.contrib.auth.models import Group
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy, ngettext
 from unfold.admin import checkbox
 from unfold.forms import AdminPasswordChangeForm
@@ -195,6 +195,10 @@ class SessionAdmin(ReadOnlyAdmin):
     def get_object(self, request: HttpRequest, object_id: str, from_field: Any = None) -> None:
         """Return None, so that no row has a page."""
         return
+
+    def _get_obj_does_not_exist_redirect(self, request: HttpRequest, *args: Any) -> NoReturn:
+        """Raise Http404. Django would quote the key in a message."""
+        raise Http404
 
     @admin.display(description=ReadOnlyAdmin.action_checkbox.short_description)
     def action_checkbox(self, obj: Session) -> str:

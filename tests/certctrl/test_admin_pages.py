@@ -107,8 +107,7 @@ def test_the_search_of_the_library_leads_to_the_index(client, staff):
 
 
 def test_a_session_has_no_page(client, every_table):
-    page = client.get(address(Session, "change", Session.objects.first().pk))
-    assert page.headers["Location"] == reverse("admin:index")
+    assert client.get(address(Session, "change", Session.objects.first().pk)).status_code == 404
 
 
 def test_staff_read_every_table_but_that_of_users(client, every_table, subtests):

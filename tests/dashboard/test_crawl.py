@@ -210,7 +210,9 @@ def test_staff_read_every_page_of_the_admin_without_a_secret(secrets, staff):
     wrong = []
     for address in admin_pages():
         page, text = read(client, address)
-        wrong += faults(address, page, text, in_admin=True) + told(secrets, text)
+        asked_for = [each for each in secrets if each in address]  # by the crawl, and by no link
+        kept = [each for each in secrets if each not in asked_for]
+        wrong += faults(address, page, text, in_admin=True) + told(kept, text)
     assert wrong == []
 
 
