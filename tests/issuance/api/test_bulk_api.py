@@ -73,10 +73,10 @@ def test_an_action_takes_ids_or_a_filter(api, two):
 
 
 def test_a_filter_with_an_unknown_member_is_refused_by_its_name(api, two):
-    body = {"action": "renewal_off", "filter": {"q": "a.exam", "lable": "prod"}}
+    body = {"action": "renewal_off", "filter": {"q": "a.exam", "labels_": "prod"}}
     answer = api.post("certificates/bulk", body)
     assert answer.status_code == 400
-    assert "lable" in str(answer.error)
+    assert "labels_" in str(answer.error)
     assert not Certificate.objects.filter(auto_renew=False).exists()
 
 
