@@ -35,7 +35,7 @@ QUERIES = {
     "certificates?q=n777": 12,
     "certificates?q=example": 10,
     "certificates?q=nothing": 8,
-    "certificates/{pk}": 14,
+    "certificates/{pk}": 16,
 }
 
 
