@@ -24,6 +24,8 @@ def _table(visit: Visit, model: Any, page: Any) -> None:
     for query in dict.fromkeys(_queries(model, page, found)):
         visit(f"{listed}?{query}")
     visit(reverse(f"{name}_add"))
+    if page.list_display_links is None:  # a row has no page
+        return
     rows = model._default_manager.order_by("pk").values_list("pk", flat=True)
     for pk in {rows.first(), rows.last()}:
         visit(reverse(f"{name}_change", args=[pk]))

@@ -1,4 +1,4 @@
-"""Calls to a DNS API are told to whoever wants to know."""
+"""Calls to a DNS API are handed to the function that keeps them."""
 
 import pytest
 

@@ -111,7 +111,10 @@ def admin_pages() -> Iterator[str]:
         elif name == "auth_user_password_change":
             yield reverse(f"admin:{name}", args=[User.objects.order_by("pk").first().pk])
         else:
-            row = models[name.rpartition("_")[0]]._default_manager.order_by("pk").first()
+            model = models[name.rpartition("_")[0]]
+            if admin.site._registry[model].list_display_links is None:  # a row has no page
+                continue
+            row = model._default_manager.order_by("pk").first()
             assert row, f"everything.fill() makes no row for the page {name}"
             yield reverse(f"admin:{name}", args=[row.pk])
     for label in {model._meta.app_label for model in admin.site._registry}:
@@ -210,9 +213,7 @@ def test_staff_read_every_page_of_the_admin_without_a_secret(secrets, staff):
     wrong = []
     for address in admin_pages():
         page, text = read(client, address)
-        asked_for = [each for each in secrets if each in address]  # by the crawl, and by no link
-        kept = [each for each in secrets if each not in asked_for]
-        wrong += faults(address, page, text, in_admin=True) + told(kept, text)
+        wrong += faults(address, page, text, in_admin=True) + told(secrets, text)
     assert wrong == []
 
 
