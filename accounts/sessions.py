@@ -27,6 +27,7 @@ log = structlog.get_logger()
 
 SEEN_EVERY = timedelta(minutes=5)  # `seen_at` is written at most so often
 AGENT = 200  # characters of the User-Agent that are kept
+MOST_SHOWN = 200  # sessions in a list
 
 
 def digest_of(session_key: str) -> str:
@@ -131,9 +132,6 @@ class NoteUse:
                 # For example, the disk is full. Requests that only read must still be answered.
                 log.warning("session.use_not_noted", error=type(exc).__name__)
         return response
-
-
-MOST_SHOWN = 200
 
 
 def sessions_of(user: User) -> QuerySet[Session]:

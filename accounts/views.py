@@ -110,7 +110,7 @@ class PermissionsCatalog(PublicView):
     def get(self, request: Request) -> Response:
         return Response(
             [
-                {"obtype": obtype, "actions": list(actions), "description": description}
+                {"obtype": obtype, "actions": list(actions), "description": str(description)}
                 for obtype, (description, actions) in PERMISSIONS.items()
             ]
         )

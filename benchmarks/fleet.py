@@ -232,10 +232,11 @@ def main() -> int:
     with sites.web_only(MAX_DEVICES=str(len(rows) * sizes.devices + 100)) as site:
         sites.use_database(site)
         for row in rows:
+            if row != rows[0]:  # each row has a new web process
+                site.kill("web")
+                site.start_web()
+                site.until_web_answers()
             measure(site, row, waits[row], sizes)
-            site.kill("web")  # the next row begins with a new web process
-            site.start_web()
-            site.until_web_answers()
     return 0
 
 

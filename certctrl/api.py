@@ -244,7 +244,7 @@ class OwnedMixin(GenericAPIView[Any]):
             raise errors.NotFound(
                 _(
                     "You have no %(name)s %(object_id)s. Check the id.",
-                    name=_(str(name)),
+                    name=str(name),
                     object_id=self.object_id(),
                 )
             ) from None

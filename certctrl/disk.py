@@ -104,9 +104,10 @@ def _unhealthy(side: str) -> DiskFull:
 
 def _kept() -> str:
     try:
-        return str(cache.get(KEPT) or "")
+        kept = cache.get(KEPT)
     except Exception:  # any error of the cache's client
         return ""
+    return _(kept) if kept else ""
 
 
 def _causes(exc: BaseException | None) -> Iterator[BaseException]:

@@ -153,10 +153,9 @@ def _place_for(lane: Lane, owner: int | None) -> Iterator[None]:
     before = shown.read(own) if outer is not None else None
     is_sick = standing_of(lane.key) in (Standing.TROUBLE, Standing.SLOW)
     is_new = _is_new(lane)
-    newcomers = sum(each.is_new for each in shown.calls(own))
     shown.write(own, Call(number, owner or 0, clock.monotonic(), is_sick, is_new))
     token = board.place.set(own)
-    is_short = is_new and newcomers >= max(1, shown.threads // 2)
+    is_short = is_new and _newcomers(shown, own) >= max(1, shown.threads // 2)
     try:
         with clock.limit(board.DOUBT) if is_short else nullcontext():
             yield
@@ -166,6 +165,11 @@ def _place_for(lane: Lane, owner: int | None) -> Iterator[None]:
             shown.free(own)
         else:
             shown.write(own, before._replace(since=clock.monotonic()))
+
+
+def _newcomers(shown: board.Board, own: int) -> int:
+    """Return how many other threads are in calls to new parties."""
+    return sum(each.is_new for each in shown.calls(own))
 
 
 def _is_new(lane: Lane) -> bool:

@@ -11,7 +11,7 @@ from certctrl.errorshape import is_api
 class RequestLanguage:
     """Middleware that shows sentences in the language of `Accept-Language`, or else in English.
 
-    Scripts send no such header.
+    Scripts send no such header. A language that the person chose on the pages comes first.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:

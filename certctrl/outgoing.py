@@ -27,7 +27,6 @@ import urllib3
 from django.conf import settings
 from django.utils.translation import gettext_noop
 from requests.adapters import HTTPAdapter
-from requests.cookies import extract_cookies_to_jar
 from requests.structures import CaseInsensitiveDict
 from requests.utils import get_encoding_from_headers, get_environ_proxies, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -86,7 +85,7 @@ MAX_AGE = re.compile(r"(?:^|[\s,])max-age=\"?(\d{1,12})")
 MAX_IDLE = 30.0  # seconds: middleboxes silently drop older connections
 KEPT_CONNECTIONS = 32  # per host and process
 PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
-# requests would prepare such a URL, and change nothing.
+# requests would change nothing in such a URL, unless it has a segment that begins with a dot.
 PREPARED = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?/[A-Za-z0-9._~/-]*")
 # Headers that a redirect to another host keeps. All others are dropped, because a credential can be
 # in a header of any name.
@@ -212,8 +211,6 @@ class GuardedAdapter(HTTPAdapter):
         answer.encoding = get_encoding_from_headers(answer.headers)
         answer.raw, answer.url, answer.request = resp, str(req.url), req
         answer.connection = self
-        if "Set-Cookie" in answer.headers:
-            extract_cookies_to_jar(answer.cookies, req, resp)  # type: ignore[no-untyped-call]
         return answer
 
     def send(
@@ -413,7 +410,7 @@ def call(method: str, url: str, body: str | None, headers: Mapping[str, str]) ->
     request = requests.PreparedRequest()
     request.method = method
     try:
-        if PREPARED.fullmatch(url):
+        if PREPARED.fullmatch(url) and "/." not in url:
             request.url = url
         else:
             request.prepare_url(url, None)

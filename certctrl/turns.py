@@ -342,6 +342,14 @@ class Turns(models.Model):
         for name, value in fields.items():
             setattr(self, name, value)
 
+    def forget_carried(self) -> None:
+        """Do not write what is carried, and read the row again. Raise LostTurn."""
+        self._carried = {}, ()
+        try:
+            self.refresh_from_db(from_queryset=self.mine())
+        except type(self).DoesNotExist:
+            raise LostTurn from None
+
     def write(self, **fields: Any) -> None:
         """Update these columns. Raise LostTurn, and write nothing, after the turn was lost."""
         if self.carries:

@@ -1,6 +1,6 @@
 """The list of certificates, page by page."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date
 from typing import Any
@@ -237,6 +237,15 @@ def cas_of(accounts: Sequence[AcmeAccount]) -> list[tuple[str, str]]:
 def choices(kind: Any, owner: User, *columns: str) -> list[Any]:
     rows = kind.objects.filter(owner=owner, retired_at=None)
     return list(rows.order_by("name", "pk").only("name", *columns)[:MOST_CHOICES])
+
+
+def usable_accounts(owner_id: int, used: Collection[int] = ()) -> list[AcmeAccount]:
+    """Return the accounts that may issue, and those with the ids `used`."""
+    rows = AcmeAccount.objects.filter(owner=owner_id, retired_at=None)
+    usable = rows.exclude(status=AcmeAccount.Status.DEACTIVATED)
+    if used:
+        usable |= rows.filter(pk__in=used)
+    return list(usable.order_by("name", "pk")[:MOST_CHOICES])
 
 
 def address(asked: dict[str, str], size: int, **changes: str) -> str:

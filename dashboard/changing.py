@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from authorities import catalog
 from authorities.models import AcmeAccount
 from certctrl import errors
-from dashboard.certificates import MOST_CHOICES, choices
+from dashboard.certificates import choices, usable_accounts
 from dashboard.page import Page
 from dnsproviders.models import DnsCredential
 from issuance import services
@@ -47,11 +47,9 @@ FIELDS = (*(each for each in MEMBERS if not each.startswith("key_")), "key")
 
 
 def accounts_of(certificate: Certificate) -> list[AcmeAccount]:
-    """Return the accounts that may issue it, and the one that does."""
-    rows = AcmeAccount.objects.filter(owner=certificate.owner_id, retired_at=None)
+    """Return the accounts that may issue it, and those that do."""
     used = [each for each in (certificate.account_id, certificate.fallback_account_id) if each]
-    usable = rows.exclude(status=AcmeAccount.Status.DEACTIVATED) | rows.filter(pk__in=used)
-    return list(usable.order_by("name", "pk")[:MOST_CHOICES])
+    return usable_accounts(certificate.owner_id, used)
 
 
 def seen(certificate: Certificate, names: Iterable[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from authorities.models import AcmeAccount
 from certctrl import errors, outward
 from certctrl.errorshape import refusal_of
 from dashboard.certificate import to_attempt
-from dashboard.certificates import MOST_CHOICES, choices, shown
+from dashboard.certificates import MOST_CHOICES, choices, shown, usable_accounts
 from dashboard.changing import KEYS
 from dashboard.conditions import condition_of, note_failures
 from dashboard.page import FORM_KEY, Page, count, is_partial, number, show
@@ -97,11 +97,11 @@ def there_already(
     same = list(shown(services.of_owner(form.owner).filter(pk__in=ids)).order_by("-pk"))
     note_failures(same)
     limit = ratelimits.left_of_set(account, names) if same and account else None
-    if limit:
+    if limit and account:
         limit |= {
             "left": int(limit["left"]),
             "days": math.ceil(limit["capacity"] * limit["seconds_for_one"] / DAY),
-            "ca": catalog.info(account.ca_provider).label if account else "",
+            "ca": catalog.info(account.ca_provider).label,
         }
     return {"same": [(each, condition_of(each)) for each in same], "limit": limit}
 
@@ -112,11 +112,7 @@ class Form:
     def __init__(self, owner: User, given: Mapping[str, Any]) -> None:
         self.owner = owner
         self.given = given
-        self.accounts: list[AcmeAccount] = list(
-            AcmeAccount.objects.filter(owner=owner, retired_at=None)
-            .exclude(status=AcmeAccount.Status.DEACTIVATED)
-            .order_by("name", "pk")[:200]
-        )
+        self.accounts = usable_accounts(owner.pk)
         self.credentials = choices(DnsCredential, owner)
         devices = Device.objects.filter(owner=owner, status=Device.Status.ACTIVE)
         self.devices = list(devices.order_by("-pk").only("name", "public_id")[:MOST_CHOICES])

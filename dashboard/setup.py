@@ -137,8 +137,7 @@ class DnsCredentials(SetupPage):
         data: dict[str, Any] = {"provider": self.provider["id"]}
         for name, field in names.items():
             if text := self.request.POST.get(name, "").strip():
-                is_whole = field["type"] == "integer" and number(text) is not None
-                data[name] = int(text) if is_whole else text
+                data[name] = typed(field, text)
         credential = credentials.create_credential(self.owner, data)
         self.done(_("%(name)s is stored. Test it before you rely on it.") % {"name": credential})
 
@@ -157,8 +156,7 @@ class DnsCredentials(SetupPage):
             text = self.request.POST.get(field["name"], "").strip()
             if text == before or (field["secret"] and not text):
                 continue
-            is_whole = field["type"] == "integer" and number(text) is not None
-            data[field["name"]] = int(text) if is_whole else text or None
+            data[field["name"]] = typed(field, text) if text else None
         credentials.update_credential(row, data)
         self.done(_("%(name)s is changed. Test it before you rely on it.") % {"name": row.name})
 
@@ -172,6 +170,12 @@ class DnsCredentials(SetupPage):
         self.refuse_other_name(row)
         credentials.retire_credential(row)
         self.done(_("%(name)s is deleted.") % {"name": row.name})
+
+
+def typed(field: dict[str, Any], text: str) -> int | str:
+    """Return the value of a field that a person typed. A text that is no number stays a text."""
+    whole = number(text) if field["type"] == "integer" else None
+    return text if whole is None else whole
 
 
 def shown(row: DnsCredential, field: dict[str, Any]) -> str:

@@ -16,8 +16,8 @@ from certctrl import clock
 from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from dnsclient import queries, resolver
-from dnsclient.queries import Address, Answers, Query
-from dnsclient.resolver import KNOWN, Question
+from dnsclient.queries import KNOWN, Address, Answers, Query
+from dnsclient.resolver import Question
 
 
 class Fault(Enum):

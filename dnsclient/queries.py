@@ -70,10 +70,11 @@ NO_ROUTE = {
 # A name whose labels need no escapes. dnspython takes ten times as long to encode it.
 PLAIN = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 LONGEST_PLAIN = 253
-# Some servers leave the question out of an answer with one of these codes.
-DENIALS = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
+# With these codes a server knows the name, or that there is none.
+KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
 POINTER = 0xC0  # the two highest bits of a pointer into the message
 SOA_RECORD = struct.pack("!HH", dns.rdatatype.SOA, dns.rdataclass.IN)
+# Some servers leave the question out of an answer with one of these codes.
 WITHOUT_QUESTION = {dns.rcode.FORMERR, dns.rcode.SERVFAIL, dns.rcode.NOTIMP, dns.rcode.REFUSED}
 
 # As in the socket module. The second form is for an IPv6 address that needs a scope.
@@ -462,7 +463,7 @@ def _zone_in(wire: bytes, question: bytes) -> str:
 
     Return an empty string without a SOA record.
     """
-    is_denial = wire[2] & 0x04 and not wire[2] & 0x02 and wire[3] & 0x0F in DENIALS
+    is_denial = wire[2] & 0x04 and not wire[2] & 0x02 and wire[3] & 0x0F in KNOWN
     if not is_denial or wire[4:6] != b"\0\1":
         return ""
     start = 12 + len(question)

@@ -27,7 +27,7 @@ from certctrl.sentences import Part, Sentence
 from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from dnsclient import queries
-from dnsclient.queries import Address, Answers, Query
+from dnsclient.queries import KNOWN, Address, Answers, Query
 
 # How long each cache keeps its values, in seconds. Several workers ask about a name, each
 # of them every minute or two. A zone must be kept for longer than that.
@@ -49,7 +49,6 @@ ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 # Not judged by itself: an owner's own name servers may be what is silent behind them.
 RESOLVERS = Lane("dns", _("the resolver"), is_judged=False)
 NO_TIME = _("the time was too short to ask")
-KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
 
 Question = tuple[str, dns.rdatatype.RdataType]
 Reply = dns.message.Message | str  # an answer, or why there is none
@@ -219,11 +218,10 @@ class Cache(Generic[Kept]):
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
 
-    def names(self) -> set[str]:
-        """Return the names that have a value, or had one that is too old."""
-        _, *key = _key("")
+    def __contains__(self, name: str) -> bool:
+        """Return whether the name has a value, or had one that is too old."""
         with self._lock:
-            return {str(name) for name, *others in self._kept if others == key}
+            return _key(name) in self._kept
 
     def drop(self, names: Iterable[str]) -> None:
         with self._lock:
@@ -292,11 +290,10 @@ def presumed_servers_of_all(names: Iterable[str], seconds: float) -> dict[str, S
     The name may be in another zone, so that only an answer can confirm the zone. This takes no
     question for each name. Names whose zone is known are left out, and those of silent servers.
     """
-    seen = _servers.names()
     zones = {
         name: zone
         for name in dict.fromkeys(names)
-        if (zone := _nearest(name, seen)) and _zones.get(name) is None and not _deaf.get(zone)
+        if (zone := _nearest(name)) and _zones.get(name) is None and not _deaf.get(zone)
     }
     end = clock.monotonic() + seconds
     servers = _kept_or_found(_servers, dict.fromkeys(zones.values()), _find_servers, end)
@@ -305,9 +302,9 @@ def presumed_servers_of_all(names: Iterable[str], seconds: float) -> dict[str, S
     }
 
 
-def _nearest(name: str, zones: Collection[str]) -> str:
-    """Return the longest of the zones that is the name, or is above it. Return "" without one."""
-    while name and name not in zones:
+def _nearest(name: str) -> str:
+    """Return the nearest zone at or above the name, among those seen lately. Return "" without."""
+    while name and name not in _servers:
         name = name.partition(".")[2]
     return name
 

@@ -42,7 +42,7 @@ class DnsCredentialSerializer(serializers.ModelSerializer[DnsCredential]):
         read_only_fields = fields
 
     def get_note(self, credential: DnsCredential) -> str:
-        return registry.provider_class(credential.provider).note(credential.public)
+        return str(registry.provider_class(credential.provider).note(credential.public))
 
     def to_representation(self, credential: DnsCredential) -> dict[str, Any]:
         shown: dict[str, Any] = super().to_representation(credential)

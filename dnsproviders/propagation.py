@@ -21,9 +21,8 @@ from certctrl.sentences import joined
 from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from dnsclient import queries
-from dnsclient.queries import Answers, Query
+from dnsclient.queries import KNOWN, Answers, Query
 from dnsclient.resolver import (
-    KNOWN,
     NO_TIME,
     NotThere,
     Server,
@@ -204,9 +203,8 @@ def _ask_presumed_servers(records: Sequence[TxtRecord], end: float) -> dict[int,
 
 def _is_confirmed(zone: str, sent: Sequence[tuple[Server, Query]], answers: Answers) -> bool:
     """Return whether a server says that the name is in the zone, and none says anything else."""
-    zones = {answers.zones[each] for _, each in sent if each in answers.zones}
-    shown = any(each in answers.got and answers.got[each].answer for _, each in sent)
-    return zones == {zone} and not shown
+    said = [each for _, each in sent if each in answers.got and answers.got[each].rcode() in KNOWN]
+    return {answers.zones.get(each) for each in said} == {zone}
 
 
 def _instead_after(trouble: Trouble) -> timedelta | None:

@@ -80,7 +80,7 @@ class NoticeSettingsSerializer(serializers.ModelSerializer[NoticeSettings]):
         return not wanted.unconfirmed
 
     def get_note(self, wanted: NoticeSettings) -> str:
-        return addresses.note_of(wanted)
+        return str(addresses.note_of(wanted))
 
 
 class CodeSerializer(serializers.Serializer[Any]):

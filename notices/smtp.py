@@ -226,7 +226,7 @@ def _of_the_connection(exc: Exception) -> Trouble:
             "mail_tls",
             _(
                 "TLS with the mail server failed (%(reason)s). %(start_tls)s",
-                reason=exc.reason or "no reason",
+                reason=exc.reason or _("no reason"),
                 start_tls=START_TLS,
             ),
         )

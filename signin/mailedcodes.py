@@ -83,9 +83,10 @@ def tell(user: User, purpose: str, request: HttpRequest | None = None, email: st
     Call it in the transaction of the change. Nothing is sent if this server sends no mails, or if
     `make run` made the address up. Without a request, an operator made the change.
     """
+    if not settings.MAIL_IS_SET_UP:
+        return
     to = email or user.email
-    made_up = settings_of(user.pk).made_up_email
-    if not settings.MAIL_IS_SET_UP or canonical_email(to) == canonical_email(made_up):
+    if canonical_email(to) == canonical_email(settings_of(user.pk).made_up_email):
         return
     now = clock.now()
     MailedCode.objects.create(

@@ -53,7 +53,7 @@ def message_of(row: MailedCode) -> EmailMessage | None:
     """Return the mail, or None if this address gets none."""
     if row.used_at or row.ends_at <= clock.now():
         return None
-    user = User.objects.named(row.email).first()
+    user = None if row.purpose in CHANGES else User.objects.named(row.email).first()
     with translation.override(row.language or settings.LANGUAGE_CODE):
         text = _text(row, user)
         if text is None:

@@ -324,7 +324,7 @@ class Follower:
         lacks = "The agent does not run after_update_script: its config.toml has no script_signals."
         is_barred = bool(text) and not self.config.script_signals
         self.note_problem("script_signals", lacks if is_barred else "")
-        if not text:
+        if not text or is_barred:
             self.note_problem("script", "")
         if not updated:
             return

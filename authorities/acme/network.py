@@ -26,6 +26,7 @@ from authorities.acme.problems import (
 from authorities.base import Reach, RenewalInfoResource
 from authorities.errors import Refused
 from certctrl import clock, outgoing
+from certctrl.sentences import joined
 from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from dnsclient.names import registered_domain, shown
@@ -286,7 +287,9 @@ class Network:
         if refusal := refusal_of(response):
             what = _("%(label)s does not say when to renew", label=self.label)
             said = trouble_of(refusal, what)
-            raise said if isinstance(said, Trouble) else Refused(errors.ERROR, f"{what}: {said}")
+            if isinstance(said, Trouble):
+                raise said
+            raise Refused(errors.ERROR, joined(": ", [what, said.what]))
         try:
             return RenewalInfoResource.of(json_of(response, self.label), outgoing.wait_of(response))
         except (*UNREADABLE, Trouble):

@@ -73,7 +73,8 @@ def note(certificate: Certificate) -> str:
         told.append(
             _("The CA added names that were not requested: %(added)s.", added=", ".join(added))
         )
-    return " ".join(filter(None, [*told, _note_on_key(certificate), *lifetime.notes(certificate)]))
+    notes = filter(None, [*told, _note_on_key(certificate), *lifetime.notes(certificate)])
+    return str(joined(" ", notes))
 
 
 def _note_on_revocation(version: CertificateVersion) -> str:

@@ -62,7 +62,9 @@ class CertificateRequest(serializers.Serializer[Any]):
         r"\A[A-Za-z]{2}\Z",
         required=False,
         allow_blank=True,
-        error_messages={"invalid": "This is no country. Give its two letters, such as SE."},
+        error_messages={
+            "invalid": gettext_lazy("This is no country. Give its two letters, such as SE.")
+        },
     )
     state = serializers.CharField(required=False, allow_blank=True, max_length=64)
     locality = serializers.CharField(required=False, allow_blank=True, max_length=64)

@@ -1,6 +1,7 @@
 """Find out which TXT records are needed."""
 
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from django.db.models import Exists, OuterRef, QuerySet
@@ -75,12 +76,17 @@ def _left(issuance: Parameter, at: Parameter) -> QuerySet[TxtRecord, Any]:
 
 def withdraw(record_id: int) -> None:
     """Remove a record from its zone unless an attempt needs it. Raise Wait and Trouble."""
-    with watching.by(lambda call: _note(call, record_id)):
+    newest = cache(lambda: _newest(record_id))
+    with watching.by(lambda call: _note(call, newest())):
         records.withdraw(record_id, is_needed)
 
 
-def _note(call: watching.ApiCall, record_id: int) -> None:
-    """Store a call of a cleanup with the newest attempt of the record, while debugging is on."""
+def _newest(record_id: int) -> Issuance | None:
     of_record = Issuance.objects.filter(authorizations__record=record_id)
-    if attempt := of_record.select_related("account").order_by("-pk").first():
+    return of_record.select_related("account").order_by("-pk").first()
+
+
+def _note(call: watching.ApiCall, attempt: Issuance | None) -> None:
+    """Store a call of a cleanup with the newest attempt of the record, while debugging is on."""
+    if attempt:
         exchanges.record_call(call, attempt.account, "cleanup", attempt.pk)

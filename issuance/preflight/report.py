@@ -62,4 +62,4 @@ def _listed(labels: Collection[str]) -> str:
     more = (
         _(" and %(count)s more", count=len(labels) - MOST_TOLD) if len(labels) > MOST_TOLD else ""
     )
-    return ", ".join(list(labels)[:MOST_TOLD]) + more
+    return joined("", [joined(", ", list(labels)[:MOST_TOLD]), more])

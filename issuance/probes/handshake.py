@@ -52,7 +52,7 @@ def look(target: Target) -> pki.Facts:
                 "probe_no_tls", _("%(target)s %(refused)s", target=target, refused=refused)
             ) from None
         except ssl.SSLError as exc:
-            why = (exc.reason or _("protocol error")).replace("_", " ").lower()
+            why = exc.reason.replace("_", " ").lower() if exc.reason else _("protocol error")
             what = _(
                 "%(target)s ended the TLS handshake (%(why)s). Check its TLS settings and the SNI.",
                 target=target,

@@ -11,6 +11,7 @@ from django.db.models import Q
 from authorities import pki
 from authorities.errors import Refused
 from certctrl import clock
+from certctrl.sentences import joined
 from certctrl.sentences import sentence as _
 from issuance.models import Certificate, CertificateVersion, Drill, Issuance, RenewalInfo
 from issuance.renewal import schedule
@@ -42,15 +43,14 @@ def refuse_useless(issuance: Issuance, chain_pem: str) -> None:
         return
     if not gains_no_time(current, chain_pem) or _has_another_reason(certificate, current):
         return
-    what = _(
+    stays = _(
         "The new certificate for %(domain)s would be valid until %(not_after)s, no "
-        "longer than the one in use, which stays. %(why_short)s %(remedy)s",
+        "longer than the one in use, which stays.",
         domain=certificate.domain,
         not_after=for_people(pki.facts(chain_pem).not_after),
-        why_short=why_short(chain_pem),
-        remedy=remedy(issuance.account.is_private),
     )
-    raise Refused(GAINS_NOTHING, " ".join(what.split()), permanent=True)
+    told = filter(None, [stays, why_short(chain_pem), remedy(issuance.account.is_private)])
+    raise Refused(GAINS_NOTHING, joined(" ", told), permanent=True)
 
 
 def _has_another_reason(certificate: Certificate, current: CertificateVersion) -> bool:
@@ -113,7 +113,7 @@ def notes(certificate: Certificate) -> list[str]:
     if not current:
         return []
     short = why_short(current.chain_pem)
-    told = [f"{short} {remedy(current.account.is_private)}"] if short else []
+    told = [short, remedy(current.account.is_private)] if short else []
     if current.account.is_private and current.not_after - current.not_before > APPLES_LONGEST:
         told.append(
             _(

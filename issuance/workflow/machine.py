@@ -194,18 +194,31 @@ def _calls_of(step: Step, issuance: Issuance) -> Iterator[None]:
         yield
 
 
-def _unless_lost(
-    end: Callable[[Step, Issuance, Any], None], step: Step, issuance: Issuance, why: Exception
-) -> None:
+End = Callable[[Step, Issuance, Any], None]
+
+
+def _unless_lost(end: End, step: Step, issuance: Issuance, why: Exception) -> None:
     try:
         end(step, issuance, why)
     except LostTurn:
         after_losing(issuance)
     except Exception:  # the database failed, and nothing was written
         logger.exception("step.failed", issuance=issuance.pk, step=step.name)
+        if issuance.carries:  # perhaps that is what cannot be written
+            return _unless_lost(_without_carried(end), step, issuance, why)
         if clock.now() >= issuance.deadline_at and why is not UNWRITABLE:
             return _unless_lost(fail, step, issuance, UNWRITABLE)
         issuance.stumble(Trouble("internal", "Internal error."))  # the text is not stored
+
+
+def _without_carried(end: End) -> End:
+    """Return the end of a turn that leaves out the ends of the steps before it."""
+
+    def act(step: Step, issuance: Issuance, why: Any) -> None:
+        issuance.forget_carried()
+        end(step, issuance, why)
+
+    return act
 
 
 def after_losing(issuance: Issuance) -> None:

@@ -88,6 +88,19 @@ def test_the_server_is_told_when_signals_are_permitted(with_script, server, stat
     assert problems(server)[1:] == [""]
 
 
+def test_a_script_that_is_not_permitted_any_more_is_told_alone(
+    with_script, server, state, lines
+) -> None:
+    with_script(script("exit 3"))
+    (state.folder / NAME).write_text("script_signals = []\n")
+    agent = Follower(state, lines.append)
+    agent.begin()
+    agent.work()
+    assert problems(server)[-1] == (
+        "The agent does not run after_update_script: its config.toml has no script_signals."
+    )
+
+
 def test_a_script_that_fails_is_reported_until_it_ends_well(
     with_script, made, server, authority
 ) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from django.contrib import admin as site
 from django.db.models import Model
 from django.urls import reverse
 
@@ -334,3 +335,17 @@ def test_a_notice_is_sent_again(client, staff, world):
     notice.deliveries.create(owner=staff, channel="email", given_up_at=world.time)
     assert acted(client, notice, "send_again") == "1 notice is sent again."
     assert Delivery.objects.get().state == "waiting"
+
+
+def actions_of(user: User, rf) -> dict[str, list[str]]:
+    request = rf.get("/")
+    request.user = user
+    pages = site.site._registry.items()
+    found = {model.__name__: [*page.get_actions(request)] for model, page in pages}
+    return {name: actions for name, actions in found.items() if actions}
+
+
+def test_no_action_is_permitted_to_staff_who_are_no_superusers(staff, rf):
+    assert {"User", "ApiKey", "Session", "Device"} <= set(actions_of(staff, rf))
+    reader = User.objects.create_user("reader@example.org", is_staff=True)
+    assert actions_of(reader, rf) == {}

@@ -106,8 +106,11 @@ def test_the_search_of_the_library_leads_to_the_index(client, staff):
     assert page.headers["Location"] == reverse("admin:index")
 
 
-def test_a_session_has_no_page(client, every_table):
-    assert client.get(address(Session, "change", Session.objects.first().pk)).status_code == 404
+@pytest.mark.parametrize(("page", "status"), [("change", 404), ("history", 404), ("delete", 403)])
+def test_a_session_has_no_page(client, every_table, page, status):
+    without = [each for each, at in admin.site._registry.items() if at.list_display_links is None]
+    assert without == [Session]
+    assert client.get(address(Session, page, Session.objects.first().pk)).status_code == status
 
 
 def test_staff_read_every_table_but_that_of_users(client, every_table, subtests):

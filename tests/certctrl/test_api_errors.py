@@ -309,3 +309,24 @@ def test_a_serializer_speaks_the_language_of_the_request_too(client_of, alice):
     )
     assert refused.status_code == 400
     assert re.search(r"[\u4e00-\u9fff]", refused.error["what"])
+
+
+@pytest.mark.parametrize("query", ["%00=x", "a=x&a=%00&a=x", "a=x&a=%00"])
+def test_a_nul_anywhere_in_a_query_is_refused(client_of, alice, query):
+    assert_shape(client_of(alice).get(f"/apiv1/me/devices?{query}"), 400, 5000)
+
+
+def test_notes_and_permissions_are_in_the_language_of_the_request(client_of, alice, world):
+    certificate, _ = world.create(world.account(alice), world.credential(alice))
+    api = client_of(alice)
+
+    def in_chinese(path):
+        return api.get(f"/apiv1/{path}", HTTP_ACCEPT_LANGUAGE="zh").data_member
+
+    api.put("/apiv1/me/notice-settings", {"email": "new@example.org"})
+    texts = [
+        in_chinese(f"me/certificates/{certificate.pk}")["note"],
+        in_chinese("me/notice-settings")["note"],
+        in_chinese("permissions/catalog")[0]["description"],
+    ]
+    assert [text for text in texts if not re.search(r"[\u4e00-\u9fff]", text)] == []

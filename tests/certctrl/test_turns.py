@@ -173,3 +173,38 @@ def test_a_long_sentence_is_shortened(kind):
     assert kind("w" * MOST_SAID).what == "w" * MOST_SAID
     assert len(kind("w" * 900_000).what) == MOST_SAID
     assert kind("w" * 900_000).what.endswith("w…")
+
+
+def test_what_is_carried_is_written_with_the_next_write(row):
+    done = []
+    held = Issuance.objects.claim(row.pk)
+    token = held.holder
+    held.carry(lambda: done.append(again(row).presents), presents=3)
+    assert (again(row).presents, done) == (0, [])
+    held.write(waits_for="the record")
+    assert (again(row).presents, again(row).waits_for, done) == (3, "the record", [3])
+    assert again(row).holder == held.holder != token
+    held.write(waits_for="")
+    assert done == [3]
+
+
+def test_a_turn_that_was_lost_writes_nothing_that_it_carried(row, settings):
+    done = []
+    held = Issuance.objects.claim(row.pk)
+    held.carry(lambda: done.append(1), presents=3)
+    row.world.advance(settings.LEASE)
+    Issuance.objects.claim(row.pk)
+    with pytest.raises(LostTurn):
+        held.write(waits_for="the record")
+    assert (again(row).presents, again(row).waits_for, done) == (0, "", [])
+    with pytest.raises(LostTurn):
+        held.forget_carried()
+
+
+def test_a_turn_forgets_what_it_carries(row):
+    done = []
+    held = Issuance.objects.claim(row.pk)
+    held.carry(lambda: done.append(1), presents=3)
+    held.forget_carried()
+    held.write(waits_for="the record")
+    assert (held.presents, again(row).presents, done) == (0, 0, [])

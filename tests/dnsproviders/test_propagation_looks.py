@@ -256,6 +256,17 @@ def test_a_zone_that_no_server_confirms_is_looked_for(world: NameServer, switch:
     assert (HIDDEN, "SOA") in {(name, kind) for _, name, kind in world.seen}
 
 
+@pytest.mark.parametrize("switch", ["without_soa", "without_aa"])
+def test_a_zone_is_looked_for_when_one_server_does_not_confirm_it(
+    world: NameServer, switch: str
+) -> None:
+    look()
+    setattr(world.at(NS1), switch, True)
+    world.seen.clear()
+    look(record(HIDDEN))
+    assert (HIDDEN, "SOA") in {(name, kind) for _, name, kind in world.seen}
+
+
 def test_without_a_check_nobody_is_asked(world: NameServer) -> None:
     seen = look(record(check="off"))
     assert (seen.shown, seen.asked, list(world.seen)) == (1, Asked.NOBODY, [])

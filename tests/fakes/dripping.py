@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 DRIPS = 600  # bytes, one each 0.05 seconds: half a minute
 OK = b"HTTP/1.1 200 OK\r\n"
+LENGTH = re.compile(rb"(?mi)^content-length: (\d+)")
 
 
 def whole(body: bytes = b"{}", *headers: str, status: str = "200 OK") -> bytes:
@@ -91,13 +93,20 @@ class Server:
                 return
 
     def _read(self, conn: socket.socket) -> bytes:
+        """Return the next request with its whole body, or b"" at the end of the connection."""
         request = b""
-        while b"\r\n\r\n" not in request:
+        while not _is_whole(request):
             part = conn.recv(65536)
             if not part:
                 return b""
             request += part
         return request
+
+
+def _is_whole(request: bytes) -> bool:
+    head, end, body = request.partition(b"\r\n\r\n")
+    length = LENGTH.search(head)
+    return bool(end) and len(body) >= (int(length[1]) if length else 0)
 
 
 class Dribble(Server):

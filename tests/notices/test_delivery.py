@@ -133,3 +133,12 @@ def test_nobody_is_called_through_a_full_lane(world, mailbox, receiver, hook, te
     assert (receiver.posted, mailbox.subjects) == ([], [])
     waiting = [(row.channel, row.state, row.stumbles) for row in Delivery.objects.all()]
     assert sorted(waiting) == [("email", "waiting", 0), ("webhook", "waiting", 0)]
+
+
+def test_each_host_of_webhooks_has_a_lane_whose_calls_may_end_early():
+    found = [delivery.lane_of("webhook", host) for host in ("a.example", "b.example")]
+    assert [(each.key, each.ends_early) for each in found] == [
+        ("hook:a.example", True),
+        ("hook:b.example", True),
+    ]
+    assert not delivery.lane_of("email", None).ends_early

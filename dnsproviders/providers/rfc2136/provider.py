@@ -24,6 +24,7 @@ from dns.rdtypes.ANY.TXT import TXT
 from certctrl import clock, errors
 from certctrl.sentences import sentence as _
 from dnsclient.names import a_label, is_inside, suffixes
+from dnsclient.queries import KNOWN
 from dnsproviders.base import ProviderError, SeenZone
 from dnsproviders.models import TxtRecord
 from dnsproviders.providers.rfc2136.exchange import NameServer, NoAnswer, Unsigned
@@ -31,7 +32,6 @@ from dnsproviders.providers.rfc2136.fields import FIELDS, WEAK_ALGORITHMS
 
 # Seconds for a question. An update may take all the time that is left.
 PATIENCE = 5.0
-KNOWN = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
 
 
 class RFC2136(NameServer):

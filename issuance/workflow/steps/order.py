@@ -13,6 +13,7 @@ from authorities.base import CA, AuthorizationResource, NotYet, OrderResource
 from authorities.errors import Refused
 from authorities.models import AcmeAccount
 from certctrl import clock
+from certctrl.sentences import joined
 from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, select, update
 from certctrl.turns import LostTurn, Trouble, Wait
@@ -124,12 +125,8 @@ def _be_registered(issuance: Issuance, account: AcmeAccount) -> None:
         )
     if not account.url:
         AcmeAccount.objects.filter(pk=account.pk, wake_at=None).update(wake_at=clock.now())
-        what = _(
-            "The account %(name)s is being registered at its CA. %(error_what)s",
-            name=account.name,
-            error_what=account.error_what,
-        )
-        raise Wait(issuance.patience(), what.strip())
+        what = _("The account %(name)s is being registered at its CA.", name=account.name)
+        raise Wait(issuance.patience(), joined(" ", filter(None, [what, account.error_what])))
 
 
 def _let_older_attempts_end(issuance: Issuance) -> None:

@@ -1,5 +1,6 @@
 """The second step: make what the CA will look for."""
 
+from certctrl.sentences import joined
 from certctrl.sentences import sentence as _
 from issuance.challenges import registry
 from issuance.models import Issuance
@@ -20,6 +21,6 @@ def present(issuance: Issuance) -> Done:
         registry.of(kind).present(issuance, rows[issuance.pk]) for kind, rows in pending.items()
     ]
     return Done(
-        "; ".join(said) or _("the CA needs no proof"),
+        joined("; ", said) or _("the CA needs no proof"),
         to=State.PRESENTED if issuance.presents else "",
     )

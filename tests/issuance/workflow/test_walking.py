@@ -11,6 +11,7 @@ from certctrl import clock
 from issuance import workflow
 from issuance.models import Issuance
 from issuance.services import canceling
+from issuance.workflow import machine
 
 pytestmark = pytest.mark.django_db
 
@@ -91,6 +92,22 @@ def test_a_step_whose_end_was_not_written_presents_nothing_again(world, attempt,
     world.settle()
     attempt.refresh_from_db()
     assert (attempt.state, calls.count("zone.present")) == (State.ISSUED, 2)  # of two names
+
+
+def test_an_end_that_cannot_be_written_frees_the_attempt(attempt, monkeypatch):
+    real = machine.event
+
+    def event(issuance, step, *args):
+        if step == "present":
+            raise OperationalError
+        real(issuance, step, *args)
+
+    monkeypatch.setattr(machine, "event", event)
+    assert workflow.walk(ORDER, attempt.pk) is None
+    attempt.refresh_from_db()
+    assert (attempt.state, attempt.holder) == (State.ORDERED, "")
+    told = list(attempt.events.order_by("pk").values_list("outcome", flat=True))
+    assert told == ["done", "retry"]
 
 
 def test_others_go_first_after_a_step_that_took_long(world, attempt, monkeypatch):
