@@ -175,7 +175,7 @@ def test_a_long_sentence_is_shortened(kind):
     assert kind("w" * 900_000).what.endswith("w…")
 
 
-def test_what_is_carried_is_written_with_the_next_write(row):
+def test_carried_changes_are_written_with_the_next_write(row):
     done = []
     held = Issuance.objects.claim(row.pk)
     token = held.holder
