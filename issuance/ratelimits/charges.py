@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from django.db.models import QuerySet
 
 from authorities import catalog
-from authorities.catalog import Limit, LimitKind
+from authorities.catalog import Limit
+from authorities.catalog import LimitKind as Kind
 from authorities.models import AcmeAccount
 from certctrl import clock
 from certctrl.sentences import sentence as _
@@ -16,9 +17,6 @@ from certctrl.statements import Parameter, select
 from dnsclient import names
 from issuance import identifiers
 from issuance.models import Issuance, LimitBucket
-
-Kind = LimitKind
-
 
 Key = tuple[str, str, str]  # CA, kind, subject
 Row = tuple[int, str, str, str]  # the primary key, and the key
