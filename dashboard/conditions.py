@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from django.db.models import OuterRef, Prefetch, QuerySet, Subquery
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from certctrl import clock
 from issuance import workflow
@@ -93,14 +94,16 @@ def condition_of_attempt(issuance: Issuance) -> Condition:
     return Condition("fails", "fails", _("failed"), issuance.error_what)
 
 
+STEP_NAMES = (
+    gettext_noop("order"),
+    gettext_noop("present"),
+    gettext_noop("propagate"),
+    gettext_noop("validate"),
+    gettext_noop("finalize"),
+    gettext_noop("download"),
+    gettext_noop("preflight"),
+)
+
+
 def step_name(step: str) -> str:
-    names = {
-        "order": _("order"),
-        "present": _("present"),
-        "propagate": _("propagate"),
-        "validate": _("validate"),
-        "finalize": _("finalize"),
-        "download": _("download"),
-        "preflight": _("preflight"),
-    }
-    return names.get(step, step)
+    return _(step) if step in STEP_NAMES else step
