@@ -43,7 +43,7 @@ QUERIES = {
 def many(world, settings, account, credential) -> Certificate:
     """A tenth of the certificates waits for a person, and a tenth is tried again.
 
-    Each is on a device. The others wait for a rate limit. As many attempts wait for a CA in trouble.
+    Each is on a device. The others wait for a rate limit. As many attempts wait for their CA.
     """
     settings.ACME_CAS = {"custom": {"limits": {"account": [10, 60]}}}
     certificate = issued(world, account, credential, "www.example.com", "example.com")

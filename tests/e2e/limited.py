@@ -20,7 +20,7 @@ ZONE = "co.uk"
 WORKERS = 2
 THREADS = 4  # the cheapest on two cores
 LEFT_ALONE = {"LEASE": "180", "TURN": "80", "RESEND": "120"}  # where no worker is killed
-# How the stored sentence of an order that waits says what it waits for (issuance.ratelimits.messages).
+# How the stored sentence of an order that waits says for what (issuance.ratelimits.messages).
 SAYS = {
     "account": "of the account %(",
     "domain": "registered domain %(",
