@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 from celery import shared_task
@@ -13,7 +14,6 @@ from authorities import catalog
 from authorities.models import AcmeAccount
 from authorities.tasks import register
 from certctrl import clock, dispatch
-from certctrl.dispatch import mark, unmark
 from certctrl.turns import SWEPT
 from dnsproviders import registry
 from dnsproviders.models import TxtRecord
@@ -120,18 +120,12 @@ def admit_issuances(now: datetime) -> None:
     """
     due = Issuance.objects.sendable(now)
     if not due.exists():
-        return None
+        return
     looks, left_behind = admission.to_look_at(now)
-    chosen = [*admission.choose(now), *left_behind]
-    ids = [*looks, *(each.id for each in chosen)]
-    mark(due, ids)
-    for _ in looks:
-        if not dispatch.nudge(tasks.look):
-            return unmark(due, ids)
-    for at, each in enumerate(chosen):
-        if not tasks.start(each.id, each.calls.state, priority=each.priority):
-            return unmark(due, [left.id for left in chosen[at:]])
-    return None
+    messages = {pk: partial(dispatch.nudge, tasks.look) for pk in looks}
+    for each in (*admission.choose(now), *left_behind):
+        messages[each.id] = partial(tasks.start, each.id, each.calls.state, priority=each.priority)
+    dispatch.send_each(due, messages)
 
 
 def admit_cleanups(now: datetime) -> None:
