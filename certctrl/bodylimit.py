@@ -18,6 +18,7 @@ from certctrl import clock, errors
 from certctrl.errors import ApiError
 from certctrl.errorshape import error_body, unexpected
 from certctrl.jsonbody import too_large
+from certctrl.language import in_language_of_scope
 from certctrl.sentences import sentence as _
 
 Message = MutableMapping[str, Any]
@@ -51,7 +52,7 @@ class BodyLimit:
         try:
             first = await self.read_body(scope, timed)
         except ApiError as refusal:
-            return await refuse(send, refusal)
+            return await refuse(scope, send, refusal)
         pending = [first]
 
         async def replay() -> Message:
@@ -150,8 +151,9 @@ async def drain(receive: Timed, more: bool = True) -> None:
             more = message.get("more_body", False)
 
 
-async def refuse(send: Send, refusal: ApiError) -> None:
-    body = json.dumps(error_body(refusal)).encode()
+async def refuse(scope: Message, send: Send, refusal: ApiError) -> None:
+    with in_language_of_scope(scope):
+        body = json.dumps(error_body(refusal)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers.append((b"connection", b"close"))  # the rest of the body is not read
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})

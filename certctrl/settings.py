@@ -141,8 +141,8 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "certctrl.log.RequestContext",
-    "certctrl.prefix.Prefix",
     "certctrl.language.RequestLanguage",
+    "certctrl.prefix.Prefix",
     "certctrl.cors.CORS",
     "certctrl.policy.AdminPolicy",
     "django.middleware.security.SecurityMiddleware",
@@ -188,7 +188,7 @@ AUTH_PASSWORD_VALIDATORS = [
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TIME_ZONE = "UTC"
 USE_TZ = True
-USE_I18N = True  # certctrl.language and dashboard.page choose the language of a request
+USE_I18N = True  # certctrl.language chooses the language of a request
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 # The server's sentences, the pages and the mails with codes. They come before the admin's catalog,

@@ -1,4 +1,4 @@
-"""The base of every page: session, language, security headers and errors."""
+"""The base of every page: session, security headers and errors."""
 
 import json
 import secrets
@@ -16,8 +16,6 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
-from django.utils import translation
-from django.utils.cache import patch_vary_headers
 from django.utils.translation import gettext as _
 from django.views import View
 from rest_framework.throttling import BaseThrottle
@@ -59,12 +57,9 @@ class Page(View):
     keeps: tuple[str, ...] = ()
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        with translation.override(translation.get_language_from_request(request)):
-            response = self.respond(request, *args, **kwargs)
-            response["Content-Language"] = translation.get_language() or "en"
+        response = self.respond(request, *args, **kwargs)
         response["Content-Security-Policy"] = SECURITY_POLICY
         response.headers.setdefault("Cache-Control", "private, no-cache")
-        patch_vary_headers(cast(HttpResponse, response), ("Cookie", "Accept-Language"))
         return response
 
     def respond(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:

@@ -13,7 +13,7 @@ from authorities import errors, exchanges
 from authorities.base import AuthorizationResource, ChallengeResource
 from authorities.errors import Refused
 from certctrl import clock, lanes
-from certctrl.sentences import joined
+from certctrl.sentences import joined, stored
 from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, select
 from certctrl.turns import Trouble, Wait
@@ -200,9 +200,10 @@ def servers_of(issuance: Issuance, seen: Seen) -> list[dict[str, Any]]:
             states[propagation.server_of(label)] = state
     before = {(each["server"], each["state"]): each["since"] for each in issuance.servers}
     now = int(clock.now().timestamp())
+    shown = [(stored(label), states[label]) for label in sorted(states)[:MOST_SERVERS]]
     return [
         {"server": server, "state": state, "since": before.get((server, state), now)}
-        for server, state in sorted(states.items())[:MOST_SERVERS]
+        for server, state in shown
     ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from certctrl.sentences import either
 from certctrl.sentences import sentence as _
 from dnsclient.names import shown
 from dnsclient.survey import CaaPolicy, CAARecord
@@ -140,7 +141,7 @@ def _unknown(name: str, policy: CaaPolicy, record: CAARecord) -> Denial:
 def _forbidden(
     name: str, policy: CaaPolicy, tag: str, issuers: Sequence[str], identities: Sequence[str]
 ) -> Denial:
-    allowed = shown(", ".join(issuers)) or "nobody"
+    allowed = shown(", ".join(issuers))
     if not identities:
         return Denial(
             "caa_forbids",
@@ -148,6 +149,18 @@ def _forbidden(
                 "The CAA records of %(owner)s let nobody issue for %(name)s. Remove them.",
                 owner=policy.owner,
                 name=name,
+            ),
+        )
+    if not allowed:
+        return Denial(
+            "caa_forbids",
+            _(
+                "The CAA records of %(owner)s let nobody issue for %(name)s. Add the record "
+                '%(owner)s. CAA 0 %(tag)s "%(wanted)s".',
+                owner=policy.owner,
+                name=name,
+                tag=tag,
+                wanted=identities[0],
             ),
         )
     return Denial(
@@ -158,7 +171,7 @@ def _forbidden(
             owner=policy.owner,
             allowed=allowed,
             name=name,
-            identities=" or ".join(identities),
+            identities=either(identities),
             tag=tag,
             wanted=identities[0],
         ),
