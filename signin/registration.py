@@ -66,7 +66,7 @@ def register(
     refuse_bad_name(name)
     refuse_bad_country(country_of_residence)
     refuse_weak(password)
-    attempts = services.Attempts(audit.ip_of(request), email)
+    attempts = services.Attempts(request, email)
     attempts.begin()
     user = User.objects.named(email).first()
     with passwords.hashing(attempts.take_back):
@@ -172,7 +172,7 @@ def reset_password(request: HttpRequest, email: str, code: str, password: str) -
             user, user.email, "user.password_reset", f"user:{user.pk}", audit.ip_of(request)
         )
         mailedcodes.tell(user, Purpose.PASSWORD, request)
-    services.Attempts(audit.ip_of(request), email).forget()
+    services.Attempts(request, email).forget()
     return user
 
 
