@@ -3,7 +3,7 @@
 from typing import ClassVar, cast
 
 from django.contrib import admin
-from django.db.models import Prefetch, Q, QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy, ngettext
 from unfold.admin import TabularInline
@@ -34,6 +34,7 @@ from issuance.models import (
     Reservation,
     ReservedToken,
     TrustedCA,
+    open_attempts,
 )
 
 
@@ -67,8 +68,7 @@ class CertificateAdmin(ReadOnlyAdmin):
     actions = ("renew", "revoke")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Certificate]:
-        open_ones = Prefetch("issuances", Issuance.objects.open(), to_attr="open_issuances")
-        return super().get_queryset(request).prefetch_related(open_ones)
+        return super().get_queryset(request).prefetch_related(open_attempts())
 
     @admin.action(description=gettext_lazy("Renew now"), permissions=["act"])
     def renew(self, request: HttpRequest, chosen: QuerySet[Certificate]) -> None:

@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 from django.conf import settings
-from django.db.models import Exists, OuterRef, Prefetch, QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -53,7 +53,7 @@ from issuance.api.requests import (
 )
 from issuance.api.rollouts import counts
 from issuance.challenges import delegation
-from issuance.models import Certificate, Deployment, Issuance
+from issuance.models import Certificate, Deployment, Issuance, open_attempts
 from keystore.models import Envelope
 
 DEVICE_REQUIRED = Envelope.Policy.DEVICE_REQUIRED
@@ -122,8 +122,7 @@ class CertificateViewSet(
         rows = rows.annotate(
             is_assigned=Exists(Deployment.objects.filter(certificate=OuterRef("pk")))
         )
-        open_ones = Prefetch("issuances", Issuance.objects.open(), to_attr="open_issuances")
-        return cast("QuerySet[Certificate]", rows.prefetch_related(open_ones, "labels"))
+        return cast("QuerySet[Certificate]", rows.prefetch_related(open_attempts(), "labels"))
 
     def get_object(self) -> Certificate:
         certificate: Certificate = super().get_object()
