@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,6 +11,12 @@ from authorities.errors import Refused
 from certctrl.sentences import sentence as _
 from dnsclient.cnames import CnamePath
 from issuance.models import Authorization, Certificate, Issuance
+
+
+# What a walk releases while it goes on is due this much later, because its worker removes it when
+# the walk ends. The sweep runs at that moment. So what a worker that died has left stays for no
+# longer than the pause between two sweeps.
+LEFT_TO_WORKER = timedelta(seconds=1)
 
 
 class Known(NamedTuple):

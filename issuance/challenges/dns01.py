@@ -184,7 +184,7 @@ class Dns01(Challenge):
 
     def release(self, issuance: Issuance, at: datetime | None = None) -> None:
         """Wake the records. The sweep then sends a cleanup for each that no attempt needs."""
-        records.wake(txtrecords.records_of(issuance), at)
+        txtrecords.wake(issuance, at or clock.now())
 
 
 def servers_of(issuance: Issuance, seen: Seen) -> list[dict[str, Any]]:
