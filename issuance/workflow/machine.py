@@ -71,6 +71,7 @@ STEPS = (
             "account",
             "credential__secret",
             "credential__owner",
+            "credential__disablement",
             "reservation",
         ),
         ends_later=False,  # the next step reads the records that are noted at the end
@@ -81,7 +82,7 @@ STEPS = (
         State.PRESENTED,
         present.present,
         timedelta(hours=1),
-        ("account", "credential"),
+        ("account", "credential__disablement"),
         asks_ca=False,
     ),
     Step(
