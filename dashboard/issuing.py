@@ -23,7 +23,7 @@ from dashboard.changing import KEYS
 from dashboard.conditions import condition_of, note_failures
 from dashboard.page import FORM_KEY, Page, count, is_partial, number, show
 from devices.models import Device
-from dnsproviders.models import DnsCredential
+from dnsproviders.models import DisabledProvider, DnsCredential
 from issuance import identifiers, ratelimits, services
 from issuance.api import parsing, requests
 from issuance.api import preflight as throttles
@@ -113,7 +113,8 @@ class Form:
         self.owner = owner
         self.given = given
         self.accounts = usable_accounts(owner.pk)
-        self.credentials = choices(DnsCredential, owner)
+        self.credentials = choices(DnsCredential, owner, "provider")
+        self.disabled = set(DisabledProvider.objects.values_list("provider", flat=True))
         devices = Device.objects.filter(owner=owner, status=Device.Status.ACTIVE)
         self.devices = list(devices.order_by("-pk").only("name", "public_id")[:MOST_CHOICES])
 

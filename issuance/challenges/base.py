@@ -67,6 +67,9 @@ class Challenge(ABC):
         )
         return Refused("ca_no_challenge", what, permanent=True)
 
+    def be_usable(self, issuance: Issuance) -> None:  # noqa: B027, most need nothing
+        """Raise Wait while the method cannot be used, so that no order is sent for nothing."""
+
     def look_up(self, issuance: Issuance, known: Known) -> Any:
         """Look up in the network what `prepare` needs, for all names of the attempt together.
 

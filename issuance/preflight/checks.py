@@ -255,6 +255,11 @@ def _of_credential(
     """
     if not credential:
         return
+    if disabled := credential.disabled:
+        yield Finding(
+            "provider_disabled", certificate.domain, "", registry.what_is_disabled(disabled)
+        )
+        return
     for name, final, seen in places:
         try:
             with lanes.enter(registry.lane_of_credential(credential), certificate.owner_id):

@@ -73,6 +73,7 @@ STEPS = (
             "account",
             "credential__secret",
             "credential__owner",
+            "credential__disablement",
             "reservation",
         ),
         ends_later=False,  # the next step reads the records that are noted at the end
@@ -83,7 +84,7 @@ STEPS = (
         State.PRESENTED,
         present.present,
         timedelta(hours=1),
-        ("account", "credential"),
+        ("account", "credential__disablement"),
         asks_ca=False,
     ),
     Step(
