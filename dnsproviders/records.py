@@ -145,12 +145,9 @@ def reopen(record_id: int) -> None:
 def withdraw(record_id: int, is_needed: Callable[[TxtRecord], bool], *, due: bool = True) -> None:
     """Remove the record from its zone unless `is_needed(record)`. Close the row once it is gone.
 
-<<<<<<< HEAD
-    With `due=False`, it is removed before its `wake_at`. Raise Wait while another worker holds the record, or while the provider's API limit is used up.
-=======
-    A record is also removed while its provider is disabled.
-    Raise Wait while another worker holds the record, or while the provider's API limit is used up.
->>>>>>> h4
+    A record is also removed while its provider is disabled. With `due=False`, it is removed before
+    its `wake_at`. Raise Wait while another worker holds the record, or while the provider's API
+    limit is used up.
     Raise ProviderError when the provider fails or refuses.
     """
     with TxtRecord.objects.select_related(*READS).turn(record_id, due=due) as record:

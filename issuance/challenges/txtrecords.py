@@ -10,7 +10,7 @@ from authorities import exchanges
 from certctrl import clock, watching
 from certctrl.statements import Parameter, select, update
 from dnsproviders import records
-from dnsproviders.models import TxtRecord, TxtRecordQuerySet
+from dnsproviders.models import TxtRecord
 from issuance.challenges.base import LEFT_TO_WORKER
 from issuance.models import Authorization, Issuance
 
