@@ -200,7 +200,7 @@ def test_a_401_says_how_to_authenticate(client_of):
 
 @pytest.mark.parametrize("token", ["Bearer eyJ.eyJ.x", "Basic eDp5", "ak_x"])
 def test_a_credential_that_is_no_api_key_is_named(client_of, token):
-    response = client_of().get("/apiv1/certificates", HTTP_AUTHORIZATION=token)
+    response = client_of().get("/apiv1/me/certificates", HTTP_AUTHORIZATION=token)
     assert_shape(response, 401, 5104)
     assert "Authorization has no API key" in response.error["what"]
 
