@@ -5,6 +5,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -17,14 +18,13 @@ from django.views.decorators.debug import sensitive_variables
 from accounts.models import User
 from authorities import catalog
 from authorities.models import AcmeAccount
-from certctrl import errors, outward
+from certctrl import clock, errors, outward
 from certctrl.errorshape import refusal_of
 from dashboard.certificate import to_attempt
 from dashboard.certificates import MOST_CHOICES, choices, shown, usable_accounts
 from dashboard.changing import KEYS
 from dashboard.conditions import Condition, condition_of, note_failures
 from dashboard.page import FORM_KEY, Page, count, curl, is_partial, number, show
-from dashboard.templatetags.dashboard import distance
 from devices.models import Device
 from dnsproviders.models import DnsCredential
 from issuance import identifiers, ratelimits, services
@@ -236,6 +236,7 @@ class ProofRow:
     by: str
     how: str
     condition: Condition
+    asked_at: datetime | None = None
     replaces: bool = False  # the credential was refused, and should be replaced
 
 
@@ -258,19 +259,23 @@ def proof_rows(form: Form, zones: list[services.ZoneProof], *, is_looked: bool) 
     rows = []
     for each in zones:
         condition = condition_of_zone(form, each, is_looked=is_looked)
-        replaces = bool(credential and condition.kind == "you")
-        rows.append(ProofRow(each, by, _("a TXT record for each name"), condition, replaces))
+        is_refused = bool(credential and condition.kind == "you")
+        asked_at = credential.checked_at if credential and is_refused else None
+        if is_looked and each.is_seen is not None:
+            asked_at = clock.now()
+        how = _("a TXT record for each name")
+        rows.append(ProofRow(each, by, how, condition, asked_at, is_refused))
     return rows
 
 
 def condition_of_zone(form: Form, zone: services.ZoneProof, *, is_looked: bool) -> Condition:
     if is_looked and zone.is_seen is not None:
         if zone.is_seen:
-            return Condition("works", "works", _("sees the zone"), _("asked just now"))
-        return Condition("you", "you", _("refused"), _("asked just now"))
+            return Condition("works", "works", _("sees the zone"))
+        return Condition("you", "you", _("refused"))
     credential, last = form.credential(), form.named(zone.proved_by)
     if credential and credential.last_error:
-        return Condition("you", "you", _("refused"), distance(credential.checked_at))
+        return Condition("you", "you", _("refused"))
     if credential and last == credential:
         return Condition("plain", "ok", _("proved it before"))
     if last:
