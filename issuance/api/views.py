@@ -291,11 +291,17 @@ class CertificateViewSet(
         """Do the same for a certificate that does not exist yet. Nothing is stored."""
         spec = parsing.spec_of(self.owner, parsed(CertificateRequest, request))
         with outward.for_owner(self.owner.pk):
-            found = services.look(self.owner, spec)
+            found, zones = services.look(self.owner, spec)
         same = self.get_queryset().filter(pk__in=services.with_names(self.owner, spec.names))
         answer = {
             "ok": not any(each.blocks for each in found),
             "findings": found,
+            "zones": zones,
+            "expected": services.expected(
+                spec.account,
+                spec.settings.get("profile", ""),
+                spec.settings.get("renew_days_before"),
+            ),
             "same_names": list(same.values_list("pk", flat=True)),
             "limit": ratelimits.left_of_set(spec.account, spec.names),
         }

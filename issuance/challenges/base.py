@@ -21,12 +21,13 @@ LEFT_TO_WORKER = timedelta(seconds=1)
 class Known(NamedTuple):
     """The facts that the preflight of the same turn saw, so that nobody asks for them again.
 
-    `paths` has the CNAME paths by name. `zones` has the zones that the DNS provider showed, by the
-    name of the TXT record.
+    `paths` has the CNAME paths by name. `zones` has the zones that the DNS provider showed, and
+    `seen` the names of those that resolvers see, by the name of the TXT record.
     """
 
     paths: Mapping[str, CnamePath] = MappingProxyType({})
     zones: Mapping[str, str] = MappingProxyType({})
+    seen: Mapping[str, str] = MappingProxyType({})
 
 
 class Judgement(NamedTuple):
