@@ -95,12 +95,19 @@ class Select(Statement, Generic[M]):
 
     With `changed`, the SELECT reads the rows that this UPDATE changes, with their new values. The
     UPDATE is a common table expression with the name of the table. PostgreSQL has this, SQLite does
-    not.
+    not. `most` is the greatest number of rows.
     """
 
-    def __init__(self, rows: QuerySet[M, Any], changed: Update | None = None) -> None:
+    def __init__(
+        self,
+        rows: QuerySet[M, Any],
+        changed: Update | None = None,
+        most: Parameter | None = None,
+    ) -> None:
         compiler = rows.query.get_compiler(rows.db)
         sql, parameters = compiler.as_sql()
+        if most:
+            sql, parameters = f"{sql} LIMIT %s", (*parameters, most)
         if changed:
             table = compiler.quote_name_unless_alias(rows.model._meta.db_table)
             sql = f"WITH {table} AS ({changed.sql} RETURNING {table}.*) {sql}"

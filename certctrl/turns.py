@@ -189,9 +189,15 @@ class TurnsQuerySet(models.QuerySet[Row]):
     def sendable(self, at: datetime) -> Self:
         """Return the due rows that have no message on its way."""
         resend = at - timedelta(seconds=settings.RESEND)
-        # Also resend a message from the future: the clock of its sender was ahead.
-        lost = Q(queued_at__lt=resend) | Q(queued_at__gt=at + SKEW)
-        return self.due(at).filter(Q(queued_at=None) | lost)
+        return self.due(at).without_message(resend, at + SKEW)
+
+    def without_message(self, resend: datetime | Parameter, ahead: datetime | Parameter) -> Self:
+        """Return the rows without a message that was sent between `resend` and `ahead`.
+
+        A message from the future is sent again too: the clock of its sender was ahead.
+        """
+        lost = Q(queued_at__lt=resend) | Q(queued_at__gt=ahead)
+        return self.filter(Q(queued_at=None) | lost)
 
     def on_their_way(self) -> Self:
         """Return the rows that have a message on its way."""

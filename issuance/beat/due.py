@@ -27,6 +27,7 @@ WITH_TURNS: tuple[type[Turns], ...] = (
     Delivery,
     MailedCode,
 )
+WITH_WAKE_AT: tuple[type[Model], ...] = (*WITH_TURNS, Deployment)
 WITHOUT_MESSAGE = "(queued_at IS NULL OR queued_at < %s OR queued_at > %s)"
 DUE = [
     f'EXISTS (SELECT 1 FROM "{each._meta.db_table}" WHERE wake_at <= %s'  # noqa: S608
@@ -53,7 +54,7 @@ def due_tables(now: datetime) -> list[type[Model]]:
     with connection.cursor() as cursor:
         cursor.execute(DUE_TABLES, [at, *queued] * len(WITH_TURNS) + [at])
         found = cursor.fetchone()
-    return [model for model, is_due in zip((*WITH_TURNS, Deployment), found, strict=True) if is_due]
+    return [model for model, is_due in zip(WITH_WAKE_AT, found, strict=True) if is_due]
 
 
 def next_due(after: datetime, until: datetime) -> datetime | None:
