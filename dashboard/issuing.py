@@ -1,7 +1,6 @@
 """The form that issues a certificate. Names and zones are checked before its button."""
 
 import math
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from dashboard.certificate import to_attempt
 from dashboard.certificates import MOST_CHOICES, choices, shown, usable_accounts
 from dashboard.changing import KEYS
 from dashboard.conditions import condition_of, note_failures
-from dashboard.page import FORM_KEY, Page, count, is_partial, number, show
+from dashboard.page import FORM_KEY, SEPARATORS, Page, count, is_partial, number, show
 from devices.models import Device
 from dnsproviders.models import DnsCredential
 from issuance import identifiers, ratelimits, services
@@ -32,7 +31,6 @@ from issuance.models import Certificate, digest
 from issuance.services import Idempotency
 from keystore.models import Envelope
 
-SEPARATORS = re.compile(r"[\s,;]+")
 MOST_TYPED = 100 * 260  # characters
 MOST_CHECKED = 200  # names; CAs take a hundred
 FIELDS = (

@@ -141,7 +141,7 @@ def catalog() -> list[dict[str, Any]]:
 def _entry(name: str, provider: type[Provider]) -> dict[str, Any]:
     return {
         "id": name,
-        "name": provider.name,
+        "name": str(provider.name),
         "fields": [_shown(field) for field in (*provider.fields, *COMMON_FIELDS)],
     }
 
@@ -149,12 +149,12 @@ def _entry(name: str, provider: type[Provider]) -> dict[str, Any]:
 def _shown(field: Field) -> dict[str, Any]:
     shown = {
         "name": field.name,
-        "label": field.label,
+        "label": str(field.label),
         "required": field.required,
         "secret": field.secret,
     }
     shown |= {
-        "help": field.help,
+        "help": str(field.help),
         "type": "integer" if field.integer else "string",
         "default": field.default,
     }
