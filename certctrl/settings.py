@@ -147,6 +147,7 @@ MIDDLEWARE = [
     "certctrl.policy.AdminPolicy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "accounts.browsers.KnownBrowser",
     "django.middleware.csrf.CsrfViewMiddleware",  # so that its cookie comes after the session's
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

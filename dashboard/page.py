@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -251,7 +252,8 @@ def curl(url: str, method: str = "GET", body: dict[str, Any] | None = None) -> s
     parts = ["curl", *(("-X", method) if method != "GET" else ())]
     parts += ["-H", '"Authorization: Bearer $KEY"']
     if body is not None:
-        parts += ["-H", '"Content-Type: application/json"', "-d", f"'{json.dumps(body)}'"]
+        given = shlex.quote(json.dumps(body))
+        parts += ["-H", '"Content-Type: application/json"', "-d", given]
     return f"{' '.join(parts)} \\\n     {url}"
 
 

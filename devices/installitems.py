@@ -82,6 +82,7 @@ class TargetField(serializers.CharField):
 
     default_error_messages = {
         "relative": gettext_lazy("{path} is not an absolute path. Give the path from the root on."),
+        "folder": gettext_lazy("{path} is a folder. Give the path of the file in it."),
         "upwards": gettext_lazy('{path} has the part "..". Give the path without it.'),
         "control": gettext_lazy("{path} has a control character. Remove it."),
     }
@@ -96,8 +97,11 @@ class TargetField(serializers.CharField):
             self.fail("control", path=shown)
         if path and not ABSOLUTE.fullmatch(path):
             self.fail("relative", path=shown)
-        if ".." in re.split(r"[\\/]", path):
+        parts = re.split(r"[\\/]", path)
+        if ".." in parts:
             self.fail("upwards", path=shown)
+        if path and parts[-1] in ("", "."):
+            self.fail("folder", path=shown)
         return path
 
 

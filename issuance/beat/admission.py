@@ -7,7 +7,6 @@ Attempts that wait for their records are looked at in batches. They take no room
 of each batch is marked, and stands for the message of all.
 """
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import cache
 from typing import NamedTuple
@@ -63,7 +62,11 @@ class Choice:
             self.again += bool(presents and calls.state == State.ORDERED)
             self.begun += bool(slot_at) if is_queued else not waits_for
             self.waiting += not is_queued and bool(waits_for)
-        self.room = dispatch.MOST_ON_THEIR_WAY - self.shares.owners.total()
+
+    @property
+    def room(self) -> int:
+        """Return how many more may be on their way."""
+        return dispatch.MOST_ON_THEIR_WAY - self.shares.owners.total()
 
     def take(
         self, due: QuerySet[Issuance], most: int, *, fairly: bool, priority: int | None = None
@@ -73,11 +76,9 @@ class Choice:
         `fairly`: no owner gets more than its share. Without a priority, the first ones of an owner
         go first.
         """
-        most = min(most, self.room)
         while most > 0:
-            found = list(_candidates(due.exclude(pk__in=self.chosen), most))
             full: dict[Calls, Q] = {}
-            for each in found:
+            for each in _candidates(due.exclude(pk__in=self.chosen), most):
                 parties = self.parties(each.calls)
                 if self.shares.has_room(parties, fairly=fairly):
                     self._add(each, parties, priority)
@@ -103,7 +104,6 @@ class Choice:
             priority = dispatch.FIRST if is_one_of_few else dispatch.LATER
         self.chosen[each.id] = each._replace(priority=priority)
         self.shares.add(parties)
-        self.room -= 1
 
 
 def choose(now: datetime) -> list[Candidate]:
@@ -119,15 +119,13 @@ def choose(now: datetime) -> list[Candidate]:
     every = Issuance.objects.sendable(now).exclude(state=State.PRESENTED)
     due = every.exclude(again)
     choice = Choice()
-    choice.room += MORE_BEGUN
-    begun = due.exclude(IS_NEW | WAITS)
-    choice.take(begun, MORE_BEGUN - choice.begun, fairly=False, priority=dispatch.BEGUN)
-    choice.room -= MORE_BEGUN
-    choice.take(due.filter(WAITS), WAITING - choice.waiting, fairly=False)
+    begun = min(MORE_BEGUN - choice.begun, MORE_BEGUN + choice.room)
+    choice.take(due.exclude(IS_NEW | WAITS), begun, fairly=False, priority=dispatch.BEGUN)
+    choice.take(due.filter(WAITS), min(WAITING - choice.waiting, choice.room), fairly=False)
     rest = due.exclude(WAITS)
     choice.take(rest, choice.room, fairly=True)
     choice.take(rest, choice.room, fairly=False)
-    choice.take(every.filter(again), AGAIN - choice.again, fairly=False)
+    choice.take(every.filter(again), min(AGAIN - choice.again, choice.room), fairly=False)
     return list(choice.chosen.values())
 
 
@@ -148,9 +146,9 @@ def to_look_at(now: datetime) -> tuple[list[int], list[Candidate]]:
     shared = [pk for pk, holder in oldest if not holder][: max(0, LOOKS - sent) * workflow.BATCH]
     left_behind = [pk for pk, holder in oldest if holder]
     alone = _candidates(waiting.filter(pk__in=left_behind), len(left_behind))
-    return shared[:: workflow.BATCH], list(alone) if left_behind else []
+    return shared[:: workflow.BATCH], alone
 
 
-def _candidates(due: QuerySet[Issuance], most: int) -> Iterator[Candidate]:
-    for pk, *values in due.order_by("wake_at").values_list("id", *COLUMNS)[:most]:
-        yield Candidate(pk, Calls(*values))
+def _candidates(due: QuerySet[Issuance], most: int) -> list[Candidate]:
+    rows = due.order_by("wake_at").values_list("id", *COLUMNS)[:most]
+    return [Candidate(pk, Calls(*values)) for pk, *values in rows]

@@ -19,9 +19,8 @@ from certctrl.statements import Parameter, select
 from certctrl.turns import Trouble, Wait
 from dnsclient import cnames
 from dnsclient.resolver import RESOLVERS
-from dnsproviders import propagation, records
+from dnsproviders import propagation, records, registry
 from dnsproviders.models import TxtRecord
-from dnsproviders.registry import lane_of_credential
 from issuance.challenges import delegation, resolvercache, txtrecords
 from issuance.challenges.base import Challenge, Judgement, Known
 from issuance.identifiers import bases
@@ -36,6 +35,8 @@ MOST_SERVERS = 20  # that an attempt names
 # The states of a server, and where a look has them. A later one wins.
 STATES = {"shows": "showing", "skipped": "skipped", "silent": "silent", "missing": "missing"}
 AFTER_SETTLING = timedelta(minutes=5)  # extra time for the last look
+# The time that an attempt has for its step once its provider is enabled again.
+AFTER_DISABLED = timedelta(hours=1)
 
 
 class Seen(NamedTuple):
@@ -66,6 +67,19 @@ class Dns01(Challenge):
             identifier=seen.identifier,
         )
         return Refused("ca_no_dns01", what, permanent=True)
+
+    def be_usable(self, issuance: Issuance) -> None:
+        """Raise Wait while the operator has disabled the DNS provider. The attempt does not end."""
+        if not issuance.credential or not (row := issuance.credential.disabled):
+            return
+        later = _(
+            "The attempt goes on by itself when it is enabled again. If you cannot wait, cancel the"
+            " attempt and give the certificate a credential of another provider."
+        )
+        what = joined(" ", [registry.what_is_disabled(row), later])
+        issuance.write(deadline_at=max(issuance.deadline_at, clock.now() + AFTER_DISABLED))
+        # As after a trouble, it holds up no other attempt that waits for the same limit.
+        raise Wait(issuance.spread(registry.DISABLED_REST), what, fields={"stumbles": 1})
 
     def look_up(self, issuance: Issuance, known: Known) -> Known:
         """Follow the CNAMEs of all names in one batch, unless the preflight has done it."""
@@ -111,9 +125,10 @@ class Dns01(Challenge):
 
     def present(self, issuance: Issuance, pending: Sequence[Authorization]) -> str:
         """Publish the TXT records. The provider's Trouble gets a text for the owner."""
+        self.be_usable(issuance)
         wanted = sorted({each.record_id for each in pending if each.record_id})
         credential = issuance.credential
-        lane = lane_of_credential(credential) if credential else None
+        lane = registry.lane_of_credential(credential) if credential else None
         try:
             with (
                 lanes.enter(lane, issuance.account.owner_id),
@@ -184,7 +199,7 @@ class Dns01(Challenge):
 
     def release(self, issuance: Issuance, at: datetime | None = None) -> None:
         """Wake the records. The sweep then sends a cleanup for each that no attempt needs."""
-        records.wake(txtrecords.records_of(issuance), at)
+        txtrecords.wake(issuance, at or clock.now())
 
 
 def servers_of(issuance: Issuance, seen: Seen) -> list[dict[str, Any]]:

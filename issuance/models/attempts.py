@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Case, F, Q, Value, When
+from django.db.models import Case, F, Prefetch, Q, Value, When
 
 from authorities.models import AcmeAccount
 from certctrl import clock
@@ -38,7 +38,7 @@ class IssuanceQuerySet(TurnsQuerySet["Issuance"]):
     def open_of(self, certificate: Certificate) -> "Issuance | None":
         """Return the open attempt of a certificate, or None.
 
-        Use `open_issuances` when a query prefetched it.
+        Use the result of `open_attempts` when a query prefetched it.
         """
         prefetched: list[Issuance] | None = getattr(certificate, "open_issuances", None)
         if prefetched is not None:
@@ -57,6 +57,11 @@ class IssuanceQuerySet(TurnsQuerySet["Issuance"]):
         """Wake the queued attempts that no worker holds."""
         waiting = self.open().filter(state=Issuance.State.QUEUED, holder="")
         waiting.update(wake_at=clock.now(), queued_at=None)
+
+
+def open_attempts() -> "Prefetch[Any, Any, Any]":
+    """Return the prefetch of the open attempt of certificates, which `open_of` reads."""
+    return Prefetch("issuances", Issuance.objects.open(), to_attr="open_issuances")
 
 
 class Issuance(OrderAtCA, Propagation, Turns):

@@ -29,11 +29,13 @@ KNOWN_TAGS = (
 class Denial(NamedTuple):
     """The reason why the CA must refuse.
 
-    `what` is a sentence that names the record at fault and says how to fix it.
+    `what` is a sentence that names the record at fault and says how to fix it. `fix` is the record
+    to add, or an empty string.
     """
 
     code: str
     what: str
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,30 +153,31 @@ def _forbidden(
                 name=name,
             ),
         )
+    fix = f'{policy.owner}. CAA 0 {tag} "{identities[0]}"'
     if not allowed:
         return Denial(
             "caa_forbids",
             _(
-                "The CAA records of %(owner)s let nobody issue for %(name)s. Add the record "
-                '%(owner)s. CAA 0 %(tag)s "%(wanted)s".',
+                "The CAA records of %(owner)s let nobody issue for %(name)s. "
+                "Add the record %(fix)s.",
                 owner=policy.owner,
                 name=name,
-                tag=tag,
-                wanted=identities[0],
+                fix=fix,
             ),
+            fix,
         )
     return Denial(
         "caa_forbids",
         _(
             "The CAA records of %(owner)s let %(allowed)s issue for %(name)s, and not "
-            '%(identities)s: add the record %(owner)s. CAA 0 %(tag)s "%(wanted)s".',
+            "%(identities)s: add the record %(fix)s.",
             owner=policy.owner,
             allowed=allowed,
             name=name,
             identities=either(identities),
-            tag=tag,
-            wanted=identities[0],
+            fix=fix,
         ),
+        fix,
     )
 
 

@@ -14,7 +14,8 @@ class Finding:
     """A fault that the preflight found.
 
     `name` is a name of the certificate, and `record` is the record at fault. `what` says what is
-    wrong and how to fix it. A finding that does not block is a warning, and the order goes on.
+    wrong and how to fix it. `fix` is the record to add, as in a zone file, where that is the fix. A
+    finding that does not block is a warning, and the order goes on.
     """
 
     code: str
@@ -23,6 +24,7 @@ class Finding:
     what: str
     blocks: bool = True
     said: str = ""  # the provider's words, for the operator only
+    fix: str = ""
     servers: tuple[str, ...] = ()  # that do not answer for their zone, and need no wait
 
 

@@ -140,7 +140,7 @@ def _refuse_count(account: AcmeAccount, wanted: Wanted, field: str) -> None:
 def _refuse_method(wanted: Wanted) -> None:
     """Raise Invalid for names that the validation method cannot prove, and without a device."""
     method = wanted.columns.get("verify_method")
-    if registry.is_in_zone(method) or wanted.account.is_private:
+    if registry.is_in_zone(method):
         return
     if wildcard := next((name for name in wanted.names if name.startswith("*.")), None):
         raise Invalid(
@@ -152,6 +152,8 @@ def _refuse_method(wanted: Wanted) -> None:
             ),
             field="verify_method",
         )
+    if wanted.account.is_private:
+        return
     _refuse_addresses(wanted.account, wanted)
     device = wanted.columns.get("verify_device_id")
     if not device:

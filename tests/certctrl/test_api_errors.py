@@ -200,7 +200,7 @@ def test_a_401_says_how_to_authenticate(client_of):
 
 @pytest.mark.parametrize("token", ["Bearer eyJ.eyJ.x", "Basic eDp5", "ak_x"])
 def test_a_credential_that_is_no_api_key_is_named(client_of, token):
-    response = client_of().get("/apiv1/me/apikeys", HTTP_AUTHORIZATION=token)
+    response = client_of().get("/apiv1/me/certificates", HTTP_AUTHORIZATION=token)
     assert_shape(response, 401, 5104)
     assert "Authorization has no API key" in response.error["what"]
 
@@ -305,7 +305,7 @@ def test_an_error_is_in_the_language_that_the_request_accepts(client_of, alice):
     plain = client_of(alice).get(path).error
     assert plain["what"] == "You have no API key 999. Check the id."
     chinese = client_of(alice).get(path, HTTP_ACCEPT_LANGUAGE="zh-CN,zh;q=0.9,en;q=0.8").error
-    assert chinese["what"] == "您没有编号为 999 的 API key。请检查编号。"
+    assert chinese["what"] == "您没有编号为 999 的“API 密钥”。请检查编号。"
     assert chinese | {"what": ""} == plain | {"what": ""}
     assert client_of(alice).get(path, HTTP_ACCEPT_LANGUAGE="de").error == plain
 
