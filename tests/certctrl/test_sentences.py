@@ -207,7 +207,9 @@ def untranslated(source: str) -> Iterator[int]:
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Call() if name_of(node) in sinks:
-                given = [*node.args, *(each.value for each in node.keywords)]
+                # `fix` is a DNS record.
+                keywords = [each.value for each in node.keywords if each.arg != "fix"]
+                given = [*node.args, *keywords]
                 yield from (each.lineno for each in given if is_prose(each))
             # Such a text becomes that of a refusal. Programmers read texts without a full stop.
             case ast.Call(args=[text]) if name_of(node) == "ValueError" and is_prose(text):
