@@ -294,9 +294,9 @@ def summary(form: Form, names: list[str]) -> dict[str, Any]:
     return {
         "names": len(names),
         "account": account,
-        "words": ", ".join(
+        "words": _(", ").join(
             [
-                *([catalog.info(account.ca_provider).label] if account else []),
+                *([str(catalog.info(account.ca_provider).label)] if account else []),
                 *(key, str(given.get("policy") or Envelope.Policy.HYBRID)),
             ]
         ),
