@@ -54,7 +54,7 @@ def _make(
     key = acme.new_account_key()
     account = AcmeAccount.objects.create(
         owner=owner,
-        name=given.get("name") or (private_ca.name if private_ca else info.label),
+        name=given.get("name") or (private_ca.name if private_ca else str(info.label)),
         ca_provider=info.name,
         directory_url="" if private_ca else given.get("directory_url") or info.directory_url,
         email=given.get("email", ""),

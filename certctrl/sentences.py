@@ -6,6 +6,7 @@ See docs/decisions/0063-sentences-are-stored-with-their-parts.md.
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
@@ -18,7 +19,6 @@ else:
     TextField = models.TextField
 
 STORED = "\x1e"  # begins a stored sentence; no text of another party has this character
-# Each language has its own.
 SEPARATORS = (gettext_noop(", "), gettext_noop("; "), gettext_noop(": "), gettext_noop(". "))
 Part = str | int | float
 
@@ -89,13 +89,22 @@ def with_parts(sentence: str, change: Callable[[str], str]) -> str:
 
 
 def joined(separator: str, sentences: Iterable[str]) -> str:
-    """Return sentences as one sentence, with `separator` between them."""
+    """Return sentences as one sentence, with `separator` between them.
+
+    Each language has its own form of a separator in SEPARATORS. Chinese has no space.
+    """
     parts: dict[str, Part] = {str(at): each for at, each in enumerate(sentences)}
     if not any(isinstance(each, Sentence) for each in parts.values()):
         return separator.join(str(each) for each in parts.values())
+    if separator == " ":
+        return reduce(_followed, parts.values())  # type: ignore[arg-type, return-value]
     between = "%(separator)s" if separator in SEPARATORS else separator
     text = between.join(f"%({name})s" for name in parts)
     return Sentence(text, parts | {"separator": Sentence(separator, {})})
+
+
+def _followed(first: str, then: str) -> Sentence:
+    return sentence(gettext_noop("%(first)s %(then)s"), first=first, then=then)
 
 
 def either(words: Iterable[str]) -> str:

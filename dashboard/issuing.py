@@ -1,7 +1,6 @@
 """The form that issues a certificate. Names and zones are checked before its button."""
 
 import math
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from dashboard.certificate import to_attempt
 from dashboard.certificates import MOST_CHOICES, choices, shown, usable_accounts
 from dashboard.changing import KEYS
 from dashboard.conditions import Condition, condition_of, note_failures
-from dashboard.page import FORM_KEY, Page, count, curl, is_partial, number, show
+from dashboard.page import FORM_KEY, SEPARATORS, Page, count, curl, is_partial, number, show
 from devices.models import Device
 from dnsproviders.models import DisabledProvider, DnsCredential
 from issuance import identifiers, ratelimits, services
@@ -35,7 +34,6 @@ from issuance.models import Certificate, digest
 from issuance.services import Idempotency
 from keystore.models import Envelope
 
-SEPARATORS = re.compile(r"[\s,;]+")
 MOST_TYPED = 100 * 260  # characters
 MOST_CHECKED = 200  # names; CAs take a hundred
 FIELDS = (
@@ -296,9 +294,9 @@ def summary(form: Form, names: list[str]) -> dict[str, Any]:
     return {
         "names": len(names),
         "account": account,
-        "words": ", ".join(
+        "words": _(", ").join(
             [
-                *([catalog.info(account.ca_provider).label] if account else []),
+                *([str(catalog.info(account.ca_provider).label)] if account else []),
                 *(key, str(given.get("policy") or Envelope.Policy.HYBRID)),
             ]
         ),

@@ -1,6 +1,7 @@
 """The base of every page: session, security headers and errors."""
 
 import json
+import re
 import secrets
 import shlex
 from collections.abc import Mapping
@@ -40,6 +41,8 @@ SECURITY_POLICY = "; ".join(
     )
 )
 THEMES = ("light", "dark")
+# Between the words in a field. Chinese keyboards have commas of their own.
+SEPARATORS = re.compile(r"[\s,;\uff0c\uff1b\u3001]+")
 FORM_KEY = "form_key"  # the field of a form that is the same when the form is sent twice
 FORM_KEY_AGE = 86400  # seconds
 KEPT = "kept_form"  # in the session: a form that was sent when its session had ended

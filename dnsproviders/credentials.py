@@ -314,7 +314,7 @@ def _check_destination(
 
 
 def _common_defaults(provider: type[Provider]) -> dict[str, Any]:
-    return {field.name: field.default for field in COMMON_FIELDS} | {"name": provider.name}
+    return {field.name: field.default for field in COMMON_FIELDS} | {"name": str(provider.name)}
 
 
 def _default_public(provider: type[Provider]) -> dict[str, Any]:

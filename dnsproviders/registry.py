@@ -174,7 +174,7 @@ def _entry(
 ) -> dict[str, Any]:
     return {
         "id": name,
-        "name": provider.name,
+        "name": str(provider.name),
         "fields": [_shown(field) for field in (*provider.fields, *COMMON_FIELDS)],
         "disabled_at": disabled and int(disabled.disabled_at.timestamp()),
         "note": what_is_disabled(disabled) if disabled else "",
@@ -184,12 +184,12 @@ def _entry(
 def _shown(field: Field) -> dict[str, Any]:
     shown = {
         "name": field.name,
-        "label": field.label,
+        "label": str(field.label),
         "required": field.required,
         "secret": field.secret,
     }
     shown |= {
-        "help": field.help,
+        "help": str(field.help),
         "type": "integer" if field.integer else "string",
         "default": field.default,
     }

@@ -207,7 +207,9 @@ def untranslated(source: str) -> Iterator[int]:
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Call() if name_of(node) in sinks:
-                given = [*node.args, *(each.value for each in node.keywords)]
+                # `fix` is a DNS record.
+                keywords = [each.value for each in node.keywords if each.arg != "fix"]
+                given = [*node.args, *keywords]
                 yield from (each.lineno for each in given if is_prose(each))
             # Such a text becomes that of a refusal. Programmers read texts without a full stop.
             case ast.Call(args=[text]) if name_of(node) == "ValueError" and is_prose(text):
@@ -216,6 +218,26 @@ def untranslated(source: str) -> Iterator[int]:
             case ast.Assign(targets=[ast.Name(id=name)], value=value) if name in VARIABLES:
                 if is_prose(value):
                     yield value.lineno
+
+
+# Each of them makes a plain English text of a sentence.
+CUTS = {"removesuffix", "removeprefix", "strip", "rstrip", "lstrip", "partition", "split", "lower"}
+CUTS |= {"replace", "capitalize", "format"}
+
+
+def cut(source: str) -> Iterator[int]:
+    """Yield the lines that cut a sentence, or join words by an English one."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Attribute(attr=name), attr=attr)):
+                if name in VARIABLES and attr in CUTS:
+                    yield node.lineno
+            case ast.Call(func=ast.Attribute(value=ast.Call() as made, attr=attr)):
+                if name_of(made) == "_" and attr in CUTS:
+                    yield node.lineno
+            case ast.Call(func=ast.Attribute(value=ast.Constant(value=str(text)), attr="join")):
+                if text.strip() in ("or", "and"):
+                    yield node.lineno
 
 
 def modules() -> list[Path]:
@@ -235,6 +257,23 @@ def test_every_sentence_for_people_goes_through_gettext():
         for line in untranslated(path.read_text())
     ]
     assert found == []
+
+
+def test_no_sentence_is_cut_and_no_list_has_an_english_word():
+    found = [
+        f"{path.relative_to(settings.BASE_DIR)}:{line}"
+        for path in modules()
+        for line in cut(path.read_text())
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    ['note = trouble.what.removesuffix(".")', '_("It failed.").rstrip(".")', '" or ".join(known)'],
+)
+def test_a_cut_sentence_and_an_english_list_are_found(source):
+    assert list(cut(source)) == [1]
 
 
 @pytest.mark.parametrize(
