@@ -10,7 +10,7 @@ from authorities import exchanges
 from certctrl import clock, watching
 from certctrl.statements import Parameter, select, update
 from dnsproviders import records
-from dnsproviders.models import TxtRecord, TxtRecordQuerySet
+from dnsproviders.models import TxtRecord
 from issuance.challenges.base import LEFT_TO_WORKER
 from issuance.models import Authorization, Issuance
 
@@ -74,6 +74,10 @@ def left_by(issuance: Issuance) -> list[int]:
 
     They are due, or will be within LEFT_TO_WORKER.
     """
+    if issuance.listed is not None:
+        is_over = issuance.state not in Issuance.BEFORE_VALIDATED
+        ids = {each.record_id for each in issuance.listed if each.record_id}
+        return sorted(ids)[:MOST_AT_ONCE] if is_over else []
     return [pk for (pk,) in _left(issuance=issuance.pk, at=clock.now() + LEFT_TO_WORKER)]
 
 

@@ -16,6 +16,7 @@ Each change of a reservation locks the rows of its buckets, in the order of thei
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -36,6 +37,7 @@ from issuance.ratelimits.messages import sentence
 
 Kind = LimitKind
 State = Reservation.State
+IN_PLACE: Any = Issuance._meta.get_field("reservation")
 
 
 # --- one attempt ---
@@ -203,6 +205,8 @@ def end_reservation(issuance: Issuance) -> None:
     The names are charged if the CSR was sent. An order that may still be under way keeps the token
     of its account until `prune()` ends it.
     """
+    if IN_PLACE.is_cached(issuance) and not _stored(issuance):
+        return
     found = _reservations_of(issuance=issuance.pk)
     if not found:
         return

@@ -124,8 +124,8 @@ def walk(
 
     The turns follow each other without another claim. Short steps whose end is written later share
     a turn. After a step that took long, others get this thread first. Then return the step for
-    which a message is due. So it is when this worker stops. Otherwise `at_end` gets the attempt, and
-    removes what it presented.
+    which a message is due. So it is when this worker stops. Otherwise `at_end` gets the attempt,
+    and removes what it presented.
     """
     issuance = _claim(step, issuance_id)
     end = partial(_settle_and_go_on, removes=at_end is not None)
