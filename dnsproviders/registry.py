@@ -5,6 +5,9 @@ in `docs/providers/`.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from django.conf import settings
@@ -56,10 +59,31 @@ def provider_class(name: str) -> type[Provider]:
     return found
 
 
+# The unsealed secrets of credentials, by the credential's id and the envelope's.
+_unsealed_once: ContextVar[dict[tuple[int, int | None], dict[str, Secret]] | None] = ContextVar(
+    "_unsealed_once", default=None
+)
+
+
+@contextmanager
+def unsealing_once() -> Iterator[None]:
+    """Unseal the secret of each credential only once inside the body, and forget it at the end."""
+    token = _unsealed_once.set({})
+    try:
+        yield
+    finally:
+        _unsealed_once.reset(token)
+
+
 @sensitive_variables()
 def open_credential(credential: DnsCredential) -> Provider:
     """Return the provider with the credential's unsealed secrets, for the calls of one turn."""
-    secret = {name: Secret(value) for name, value in secrets_of(credential).items()}
+    known = _unsealed_once.get()
+    secret = known.get((credential.pk, credential.secret_id)) if known else None
+    if secret is None:
+        secret = {name: Secret(value) for name, value in secrets_of(credential).items()}
+        if known is not None:  # the credential may have been read again
+            known[credential.pk, credential.secret_id] = secret
     return provider_class(credential.provider)(credential, secret, outgoing.session())
 
 
