@@ -197,21 +197,35 @@ def insert(row: M, conflict: str = "") -> M:
 
     `conflict` is the clause ON CONFLICT, which both databases have.
     """
+    insert_all([row], conflict)
+    return row
+
+
+def insert_all(rows: Sequence[Model], conflict: str = "") -> None:
+    """Store new rows of one model in one statement, as `insert` does."""
+    if not rows:
+        return
     connection = connections[DEFAULT_DB_ALIAS]
-    model = type(row)
+    model = type(rows[0])
     written = [each for each in model._meta.concrete_fields if not each.generated]
     fields = [each for each in written if not each.primary_key]
-    key = (model, connection.vendor, conflict)
+    key = (model, connection.vendor, conflict, len(rows))
     if key not in _inserts:
         quote: Any = connection.ops.quote_name
         columns = ", ".join(quote(each.column) for each in fields)
-        slots = ", ".join("%s" for _ in fields)
-        into = f"{quote(model._meta.db_table)} ({columns}) VALUES ({slots})"
+        slots = ", ".join(["(" + ", ".join("%s" for _ in fields) + ")"] * len(rows))
+        into = f"{quote(model._meta.db_table)} ({columns}) VALUES {slots}"
         _inserts[key] = f"INSERT INTO {into} {conflict} RETURNING {quote(model._meta.pk.column)}"
-    values = [each.get_db_prep_save(each.pre_save(row, True), connection) for each in fields]
     cursor = _cursor(connection)
-    cursor.execute(_inserts[key], values)
-    [(row.pk,)] = cursor.fetchall()
-    row._state.adding = False
-    row._state.db = DEFAULT_DB_ALIAS
-    return row
+    cursor.execute(
+        _inserts[key],
+        [
+            each.get_db_prep_save(each.pre_save(row, True), connection)
+            for row in rows
+            for each in fields
+        ],
+    )
+    for row, (pk,) in zip(rows, cursor.fetchall(), strict=True):
+        row.pk = pk
+        row._state.adding = False
+        row._state.db = DEFAULT_DB_ALIAS

@@ -69,8 +69,8 @@ def correct(now: datetime, ahead: timedelta) -> None:
     records.filter(unsure_until__gt=unsure + ahead).update(unsure_until=unsure)
 
 
-def publish(record_id: int) -> None:
-    """Write the record to its zone, if it is not there yet.
+def publish(record_id: int) -> TxtRecord:
+    """Write the record to its zone, if it is not there yet. Return it.
 
     Raise Wait while another worker holds the record, or while the provider's API limit is used up,
     or while the provider is disabled. Raise ProviderError when the provider fails or refuses.
@@ -80,6 +80,7 @@ def publish(record_id: int) -> None:
             record.give_back(clock.now() + NEEDED_REST)
         else:
             _present(record, registry.open_credential(record.credential))
+        return record
 
 
 def _present(record: TxtRecord, provider: Provider) -> None:

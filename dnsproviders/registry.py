@@ -5,6 +5,9 @@ in `docs/providers/`.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from django.conf import settings
@@ -76,6 +79,22 @@ def refuse_disabled(row: DisabledProvider | None) -> None:
         raise errors.Conflict(joined(" ", [what_is_disabled(row), choose]), field="provider")
 
 
+# The unsealed secrets of credentials, by the credential's id and the envelope's.
+_unsealed_once: ContextVar[dict[tuple[int, int | None], dict[str, Secret]] | None] = ContextVar(
+    "_unsealed_once", default=None
+)
+
+
+@contextmanager
+def unsealing_once() -> Iterator[None]:
+    """Unseal the secret of each credential only once inside the body, and forget it at the end."""
+    token = _unsealed_once.set({})
+    try:
+        yield
+    finally:
+        _unsealed_once.reset(token)
+
+
 def open_credential(credential: DnsCredential) -> Provider:
     """Return the provider with the credential's unsealed secrets, for the calls of one turn.
 
@@ -89,7 +108,12 @@ def open_credential(credential: DnsCredential) -> Provider:
 @sensitive_variables()
 def provider_with(credential: DnsCredential) -> Provider:
     """Return the provider as `open_credential` does, also a disabled one. It only cleans up."""
-    secret = {name: Secret(value) for name, value in secrets_of(credential).items()}
+    known = _unsealed_once.get()
+    secret = known.get((credential.pk, credential.secret_id)) if known else None
+    if secret is None:
+        secret = {name: Secret(value) for name, value in secrets_of(credential).items()}
+        if known is not None:  # the credential may have been read again
+            known[credential.pk, credential.secret_id] = secret
     return provider_class(credential.provider)(credential, secret, outgoing.session())
 
 

@@ -16,6 +16,7 @@ from certctrl import board, clock, lanes
 from certctrl.dispatch import BEGUN, FIRST, send, under_own_turn
 from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, stopping
+from dnsproviders import registry
 from issuance import notify, probes, workflow
 from issuance.challenges import txtrecords
 from issuance.models import Issuance
@@ -64,7 +65,8 @@ def serve(step: workflow.Step, issuance_id: int) -> workflow.Step | None:
     Return the step for which a message is due. A record of another attempt, or one that could not
     be removed, is for the sweep. So is the rest when this worker stops.
     """
-    return workflow.walk(step, issuance_id, _remove_records)
+    with registry.unsealing_once():
+        return workflow.walk(step, issuance_id, _remove_records)
 
 
 def _remove_records(issuance: Issuance) -> None:

@@ -74,6 +74,10 @@ def left_by(issuance: Issuance) -> list[int]:
 
     They are due, or will be within LEFT_TO_WORKER.
     """
+    if issuance.listed is not None:
+        is_over = issuance.state not in Issuance.BEFORE_VALIDATED
+        ids = {each.record_id for each in issuance.listed if each.record_id}
+        return sorted(ids)[:MOST_AT_ONCE] if is_over else []
     return [pk for (pk,) in _left(issuance=issuance.pk, at=clock.now() + LEFT_TO_WORKER)]
 
 

@@ -18,10 +18,10 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 
 # On SQLite a claim takes two statements, and the second is not counted here.
 CREATE = 11
-STEPS = {"order": 13, "present": 7, "propagate": 5, "validate": 6, "finalize": 4, "download": 8}
+STEPS = {"order": 12, "present": 7, "propagate": 5, "validate": 6, "finalize": 4, "download": 8}
 TRANSACTIONS = 6  # of more than one statement
 COMMITS = 12  # these, and the single statements that write
-STATEMENTS = 50  # the steps of one walk need one claim, and short ones end together
+STATEMENTS = 40  # the steps of one walk hand down what they know, and short ones end together
 
 
 @dataclass
