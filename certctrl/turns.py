@@ -380,8 +380,7 @@ class Turns(models.Model):
         if self.carries:
             with self.fence(**fields):
                 return
-        if not self.write_unless_changed({}, fields):
-            raise LostTurn
+        self.write_unless_changed({}, fields)
 
     def write_unless_changed(self, before: dict[str, Any], fields: dict[str, Any]) -> bool:
         """Update these columns if the row still has the values of `before`.
