@@ -84,9 +84,12 @@ def with_parts(sentence: str, change: Callable[[str], str]) -> str:
 
 def joined(separator: str, sentences: Iterable[str]) -> str:
     """Return sentences as one sentence, with `separator` between them."""
-    parts: dict[str, Part] = {str(at): each for at, each in enumerate(sentences)}
-    if not any(isinstance(each, Sentence) for each in parts.values()):
-        return separator.join(str(each) for each in parts.values())
+    given = list(sentences)
+    if not any(isinstance(each, Sentence) for each in given):
+        return separator.join(map(str, given))
+    if len(given) == 1:
+        return given[0]
+    parts: dict[str, Part] = {str(at): each for at, each in enumerate(given)}
     return Sentence(separator.join(f"%({name})s" for name in parts), parts)
 
 

@@ -35,6 +35,7 @@ LONGEST_DENIED = 300
 MOST_SERVERS = 20  # that an attempt names
 # The states of a server, and where a look has them. A later one wins.
 STATES = {"shows": "showing", "skipped": "skipped", "silent": "silent", "missing": "missing"}
+READ = ("credential", "name", "value", "intent_at", "cleaned_at")  # of each record, by a look
 AFTER_SETTLING = timedelta(minutes=5)  # extra time for the last look
 
 
@@ -208,7 +209,8 @@ def servers_of(issuance: Issuance, seen: Seen) -> list[dict[str, Any]]:
 
 def _read(ids: Collection[int]) -> dict[int, TxtRecord]:
     if len(ids) != 1:
-        return TxtRecord.objects.in_bulk(ids)
+        found = TxtRecord.objects.filter(pk__among=ids).only(*READ)
+        return {each.pk: each for each in found}
     return {each.pk: each for each in _record(pk=next(iter(ids)))}
 
 
