@@ -18,6 +18,7 @@ from certctrl import clock, errors
 from certctrl.errors import ApiError
 from certctrl.errorshape import error_body, unexpected
 from certctrl.jsonbody import too_large
+from certctrl.language import in_language_of_scope
 from certctrl.sentences import sentence as _
 
 Message = MutableMapping[str, Any]
@@ -139,7 +140,8 @@ def with_length(scope: Message, first: Message) -> Message:
 
 async def refuse(scope: Message, receive: Timed, send: Send, refusal: ApiError) -> None:
     """Send the error, then read what the client still sends. Then the connection is closed."""
-    body = json.dumps(error_body(refusal)).encode()
+    with in_language_of_scope(scope):
+        body = json.dumps(error_body(refusal)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers.append((b"connection", b"close"))  # not all of the body may be read
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})

@@ -17,6 +17,7 @@ from rest_framework.fields import empty
 from certctrl.addresses import HOST
 from certctrl.api import OneOf
 from certctrl.jsonbody import printable
+from certctrl.sentences import either
 
 MOST_ITEMS = 200
 MOST_BYTES = 128 * 1024
@@ -296,7 +297,7 @@ class ItemSerializer(OpenSerializer):
     def refuse_no_object(self, attrs: Mapping[str, Any], known: Sequence[str]) -> None:
         named = attrs.get("ob_id") or (attrs["type"] == "copy" and attrs.get("ob_name"))
         if attrs.get("ob_type") not in known or not named:
-            self.fail("no_object", type=attrs["type"], known=" or ".join(known))
+            self.fail("no_object", type=attrs["type"], known=either(known))
 
     def sizes(self, attrs: Mapping[str, Any]) -> dict[str, int]:
         return {

@@ -67,7 +67,12 @@ def of_caa(
             yield _of_caa_unanswered(name, policy)
         elif policy and (denied := caa.denial(name, policy, identities, account_url, method)):
             yield Finding(
-                denied.code, name, f"{policy.owner} CAA", denied.what, blocks=bool(identities)
+                denied.code,
+                name,
+                f"{policy.owner} CAA",
+                denied.what,
+                blocks=bool(identities),
+                fix=denied.fix,
             )
 
 
@@ -101,6 +106,7 @@ def of_cnames(survey: Survey, target: str) -> Iterator[Finding]:
                 name,
                 f"{path.names[0]} CNAME",
                 delegation.missing(path, target),
+                fix=f"{path.names[0]}. CNAME {target}.",
             )
         else:
             yield from _of_place(name, path, survey.zones.get(path.final))

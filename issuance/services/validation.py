@@ -7,6 +7,7 @@ from typing import Any
 from authorities import accounts, catalog
 from authorities.models import AcmeAccount
 from certctrl.errors import Invalid
+from certctrl.sentences import either
 from certctrl.sentences import sentence as _
 from devices.models import Device
 from issuance import identifiers
@@ -189,7 +190,7 @@ def _refuse_addresses(account: AcmeAccount, wanted: Wanted) -> None:
             "%(profiles)s. Set profile, or choose another account.",
             label=info.label,
             address=address,
-            profiles=" or ".join(profiles),
+            profiles=either(profiles),
         )
     raise Invalid(
         what,
