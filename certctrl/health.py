@@ -18,6 +18,8 @@ from certctrl.sentences import sentence as _
 from certctrl.turns import SKEW, SWEPT
 
 SILENCE = 60  # seconds; the sweep runs every second
+AWAY_FOR = 10.0  # seconds for which pages believe that Redis does not answer
+_away_until = float("-inf")
 
 
 class Health(PublicView):
@@ -42,7 +44,19 @@ class Health(PublicView):
 
 
 def standstill() -> str:
-    """Return why nothing moves now, as a sentence for people; empty when that is not known."""
+    """Return why nothing moves now, as a sentence for people; empty when that is not known.
+
+    A Redis that hangs is asked once in AWAY_FOR seconds, because pages call this.
+    """
+    global _away_until
+    try:
+        if clock.monotonic() >= _away_until:
+            cache.get(SWEPT)
+            _away_until = float("-inf")
+    except Exception:  # any error of the cache's client
+        _away_until = clock.monotonic() + AWAY_FOR
+    if clock.monotonic() < _away_until:
+        return _("Redis does not answer. Check that it runs.")
     if side := disk.full_side():
         return _("%(side)s. The operator of this server must free space.", side=side)
     swept_at = None if settings.DEMO else last_sweep()
