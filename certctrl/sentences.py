@@ -99,7 +99,7 @@ def joined(separator: str, sentences: Iterable[str]) -> str:
     if len(given) == 1:
         return given[0]
     if separator == " ":
-        return reduce(_followed, given)  # type: ignore[arg-type, return-value]
+        return reduce(_followed, given)
     parts: dict[str, Part] = {str(at): each for at, each in enumerate(given)}
     between = "%(separator)s" if separator in SEPARATORS else separator
     text = between.join(f"%({name})s" for name in parts)

@@ -26,6 +26,7 @@ from accounts.models import User
 from accounts.services import local_path, refuse_old_login
 from certctrl import clock, errors
 from certctrl.errorshape import error_headers, refusal_of, unexpected
+from certctrl.health import standstill
 from signin.entering import CodeNeeded
 
 log = structlog.get_logger()
@@ -140,6 +141,7 @@ def show(
         "api": request.build_absolute_uri(f"{settings.URL_PREFIX}/apiv1/me"),
         "languages": settings.LANGUAGES,
         "is_demo": settings.DEMO,
+        "standstill": standstill(),
         FORM_KEY: secrets.token_urlsafe(16),
     }
     facts = common | dict(context or {})
