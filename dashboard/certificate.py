@@ -28,7 +28,7 @@ from dashboard.conditions import (
     note_failures,
     steps_done,
 )
-from dashboard.page import FORM_KEY, Page, count, curl, need_fresh_login, show
+from dashboard.page import ALL, FORM_KEY, Page, count, curl, need_fresh_login, show
 from issuance import preflight, services
 from issuance.api import preflight as throttles
 from issuance.api import views
@@ -230,6 +230,7 @@ class CertificateAction(Assigning, Changing, CertificatePage):
     """A button of the certificate's page. Afterwards the page, or the new attempt, is shown."""
 
     http_method_names = ("get", "post")
+    keeps = ALL
 
     def get(self, request: HttpRequest, pk: int, action: str = "") -> HttpResponse:
         """Lead to the page. The button was pressed after the session ended."""

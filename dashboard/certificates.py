@@ -21,7 +21,7 @@ from authorities.models import AcmeAccount
 from certctrl import clock, errors
 from dashboard import drawing
 from dashboard.conditions import Condition, condition_of, note_failures, with_attempts
-from dashboard.page import Page, number, show
+from dashboard.page import ALL, Page, number, show
 from dnsproviders.models import DnsCredential
 from issuance import services
 from issuance.models import Certificate
@@ -210,6 +210,9 @@ class CertificateList(Page):
 
 class ViewSaved(Page):
     """The button that gives the filters of the list a name, and the one that forgets it."""
+
+    keeps = ALL
+    only_acts = True
 
     def get(self, request: HttpRequest, pk: int = 0) -> HttpResponse:
         return HttpResponseRedirect(reverse("certificates"))

@@ -17,7 +17,7 @@ from accounts import audit
 from certctrl import clock, errors
 from certctrl.errorshape import refusal_of
 from dashboard.conditions import Condition
-from dashboard.page import Page, curl, need_fresh_login, number, rows_of, show
+from dashboard.page import ALL, Page, curl, need_fresh_login, number, rows_of, show
 from dashboard.setup import DAY, SetupPage
 from devices import installplans, services
 from devices.models import Device, DeviceTag, EnrolmentKey
@@ -253,6 +253,8 @@ def deployment_row(row: Deployment) -> dict[str, Any]:
 
 class DeviceAction(DevicePage):
     """A button of the device's page. Afterwards the page is shown."""
+
+    keeps = ALL
 
     def get(self, request: HttpRequest, pk: int, action: str = "") -> HttpResponse:
         """Lead to the page. The button was pressed after the session ended."""
