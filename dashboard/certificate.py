@@ -26,6 +26,7 @@ from dashboard.conditions import (
     condition_of,
     condition_of_attempt,
     note_failures,
+    said,
     steps_done,
 )
 from dashboard.page import ALL, FORM_KEY, Page, count, curl, need_fresh_login, show
@@ -100,10 +101,12 @@ class CertificatePage(Page):
             each.certificate = certificate
             each.opens = each.device.key_id in recipients  # type: ignore[attr-defined]
         lanes = drawing.Lanes([each[0] for each in drawn(certificate, versions)], clock.now())
+        condition = condition_of(certificate)
         context = {
             "here": "certificates",
             "certificate": certificate,
-            "condition": condition_of(certificate),
+            "condition": condition,
+            "said": said(condition.note),
             "open_attempt": Issuance.objects.open_of(certificate),
             "axis": lanes.axis(),
             "lanes": [

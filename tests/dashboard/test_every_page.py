@@ -200,7 +200,7 @@ QUERIES = {
     "private-cas": 3,
     "api-keys": 3,
     "settings": 5,
-    "devices": 8,
+    "devices": 10,
     "device": 8,
     "enrolment-keys": 3,
     "notices": 5,
