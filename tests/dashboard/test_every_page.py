@@ -190,7 +190,7 @@ def test_no_page_shows_a_key_or_a_hash(visitor, rows, certificate):
 
 QUERIES = {
     "overview": 19,
-    "certificates": 12,
+    "certificates": 14,
     "import": 6,
     "issue": 6,
     "certificate": 16,
