@@ -16,6 +16,7 @@ Each change of a reservation locks the rows of its buckets, in the order of thei
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -34,6 +35,7 @@ from issuance.ratelimits.ledger import COUNTED_WHEN_ISSUED, Ledger
 from issuance.ratelimits.messages import sentence
 
 State = Reservation.State
+IN_PLACE: Any = Issuance._meta.get_field("reservation")
 
 
 # --- one attempt ---
@@ -182,6 +184,8 @@ def end_reservation(issuance: Issuance) -> None:
     The names are charged if the CSR was sent. An order that may still be under way keeps the token
     of its account until `prune()` ends it.
     """
+    if IN_PLACE.is_cached(issuance) and not _stored(issuance):
+        return
     for reservation in _reservations_of(issuance=issuance.pk):  # at most one
         ledger, costs = _locked(reservation)
         if reservation.state == State.SENT:

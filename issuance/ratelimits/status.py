@@ -46,8 +46,8 @@ def scarce(owner: User) -> list[dict[str, Any]]:
     ]
     held = Certificate.objects.filter(owner=owner, lacks__isnull=False, retired_at=None)
     queued = Reservation.objects.filter(owner=owner, state=Reservation.State.WAITING)
-    named = queued.filter(issuance__slot_at__isnull=False)
-    joined = named.select_related("issuance__certificate__account")
+    lacking = queued.filter(lacks__isnull=False)
+    joined = lacking.select_related("issuance__certificate__account")
     waiting = [each.issuance.certificate for each in joined[:WAITING]]
     for each in (*held.select_related("account")[:WAITING], *waiting):
         wanted += charges.of_names(each.account, each.names)

@@ -145,7 +145,7 @@ class Simulation(World):
         monkeypatch.setattr(timezone, "now", self.scheduler.now)
         monkeypatch.setattr(clients, "client_for", self.ca.client_for)
         monkeypatch.setattr(
-            registry, "open_credential", lambda credential: SimulatedProvider(self.zone, credential)
+            registry, "provider_with", lambda credential: SimulatedProvider(self.zone, credential)
         )
         monkeypatch.setattr("dnsproviders.propagation.look", self.zone.look)
         monkeypatch.setattr(schedule, "draw", self.rng.random)
