@@ -604,7 +604,7 @@ def _why(exc: BaseException) -> str:
     if isinstance(exc, ssl.SSLCertVerificationError):
         return exc.verify_message
     if isinstance(exc, ssl.SSLError):
-        return (exc.reason or "no TLS").replace("_", " ").lower()
+        return exc.reason.replace("_", " ").lower() if exc.reason else _("no TLS")
     return type(exc).__name__
 
 

@@ -5,17 +5,45 @@ execution. The SQL stays the same here, so PostgreSQL also finds it among its pr
 """
 
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Expression, Field, Model, QuerySet
+from django.db.models import Expression, Field, IntegerField, Lookup, Model, QuerySet
 from django.db.models.query import get_related_populators
 from django.db.models.sql import UpdateQuery
 
+if TYPE_CHECKING:
+    AnyLookup = Lookup[Any]
+else:
+    AnyLookup = Lookup
 M = TypeVar("M", bound=Model)
+
+
+@IntegerField.register_lookup
+class Among(AnyLookup):
+    """The column has one of the numbers of a list: `pk__among=ids`.
+
+    The list is one parameter, so the SQL is the same for each length. Django's `in` has a parameter
+    for each number. For 500 numbers this costs more than the execution.
+    """
+
+    lookup_name = "among"
+    prepare_rhs = False
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
+        column, parameters = self.process_lhs(compiler, connection)
+        numbers = json.dumps(list(self.rhs))
+        return f"{column} IN (SELECT value FROM json_each(%s))", (*parameters, numbers)  # noqa: S608
+
+    def as_postgresql(
+        self, compiler: Any, connection: Any, **context: Any
+    ) -> tuple[str, tuple[Any, ...]]:
+        column, parameters = self.process_lhs(compiler, connection)
+        return f"{column} = ANY(%s::bigint[])", (*parameters, list(self.rhs))
 
 
 class Parameter(Expression):
@@ -95,12 +123,19 @@ class Select(Statement, Generic[M]):
 
     With `changed`, the SELECT reads the rows that this UPDATE changes, with their new values. The
     UPDATE is a common table expression with the name of the table. PostgreSQL has this, SQLite does
-    not.
+    not. `most` is the greatest number of rows.
     """
 
-    def __init__(self, rows: QuerySet[M, Any], changed: Update | None = None) -> None:
+    def __init__(
+        self,
+        rows: QuerySet[M, Any],
+        changed: Update | None = None,
+        most: Parameter | None = None,
+    ) -> None:
         compiler = rows.query.get_compiler(rows.db)
         sql, parameters = compiler.as_sql()
+        if most:
+            sql, parameters = f"{sql} LIMIT %s", (*parameters, most)
         if changed:
             table = compiler.quote_name_unless_alias(rows.model._meta.db_table)
             sql = f"WITH {table} AS ({changed.sql} RETURNING {table}.*) {sql}"

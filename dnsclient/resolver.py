@@ -50,6 +50,9 @@ ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 # Not judged by itself: an owner's own name servers may be what is silent behind them.
 RESOLVERS = Lane("dns", _("the resolver"), is_judged=False)
 NO_TIME = _("the time was too short to ask")
+NO_RESOLVER = _(
+    "no DNS resolver is known, so set DNS_RESOLVERS to addresses such as 192.0.2.53,192.0.2.54:5353"
+)
 
 Question = tuple[str, dns.rdatatype.RdataType]
 Reply = dns.message.Message | str  # an answer, or why there is none
@@ -144,12 +147,12 @@ def resolve(questions: Collection[Question], seconds: float) -> dict[Question, R
 def resolve_until(end: float, questions: Collection[Question]) -> dict[Question, Reply]:
     """Do the same as `resolve`, and end by `end`, in seconds of the monotonic clock.
 
-    When no resolver is known, every Reply is that reason.
+    When no resolver is known, every Reply is NO_RESOLVER.
     """
     try:
         return resolve(questions, end - clock.monotonic())
-    except Trouble as trouble:
-        return dict.fromkeys(questions, trouble.what.rstrip("."))
+    except Trouble:
+        return dict.fromkeys(questions, NO_RESOLVER)
 
 
 def _reply(answers: Answers, asked: Query) -> Reply:

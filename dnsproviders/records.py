@@ -25,7 +25,7 @@ NEEDED_REST = timedelta(minutes=10)  # how often the sweep wakes a record that i
 ZONE_LAG = timedelta(minutes=5)
 KEPT = "ON CONFLICT (credential_id, name, value) DO UPDATE SET value = EXCLUDED.value"
 # The relations that a call to the provider needs.
-READS = ("credential__secret", "credential__owner")
+READS = ("credential__secret", "credential__owner", "credential__disablement")
 # The columns that store the intent.
 INTENT = ("zone", "intent_at", "presented_at", "cleaned_at", "unsure_until")
 
@@ -72,8 +72,8 @@ def correct(now: datetime, ahead: timedelta) -> None:
 def publish(record_id: int) -> TxtRecord:
     """Write the record to its zone, if it is not there yet. Return it.
 
-    Raise Wait while another worker holds the record, or while the provider's API limit is used up.
-    Raise ProviderError when the provider fails or refuses.
+    Raise Wait while another worker holds the record, or while the provider's API limit is used up,
+    or while the provider is disabled. Raise ProviderError when the provider fails or refuses.
     """
     with TxtRecord.objects.select_related(*READS).turn(record_id, due=False) as record:
         if record.is_published:
@@ -146,9 +146,9 @@ def reopen(record_id: int) -> None:
 def withdraw(record_id: int, is_needed: Callable[[TxtRecord], bool], *, due: bool = True) -> None:
     """Remove the record from its zone unless `is_needed(record)`. Close the row once it is gone.
 
-    With `due=False`, it is removed before its `wake_at`.
-
-    Raise Wait while another worker holds the record, or while the provider's API limit is used up.
+    A record is also removed while its provider is disabled. With `due=False`, it is removed before
+    its `wake_at`. Raise Wait while another worker holds the record, or while the provider's API
+    limit is used up.
     Raise ProviderError when the provider fails or refuses.
     """
     with TxtRecord.objects.select_related(*READS).turn(record_id, due=due) as record:
@@ -164,7 +164,7 @@ def _clean(record: TxtRecord) -> None:
     try:
         credential = record.credential
         with lanes.enter(registry.lane_of_credential(credential), credential.owner_id):
-            removed = registry.open_credential(credential).cleanup(record)
+            removed = registry.provider_with(credential).cleanup(record)
     except Wait:
         # Part of the records may be removed already. The next turn removes the others.
         raise

@@ -21,12 +21,13 @@ LEFT_TO_WORKER = timedelta(seconds=1)
 class Known(NamedTuple):
     """The facts that the preflight of the same turn saw, so that nobody asks for them again.
 
-    `paths` has the CNAME paths by name. `zones` has the zones that the DNS provider showed, by the
-    name of the TXT record.
+    `paths` has the CNAME paths by name. `zones` has the zones that the DNS provider showed, and
+    `seen` the names of those that resolvers see, by the name of the TXT record.
     """
 
     paths: Mapping[str, CnamePath] = MappingProxyType({})
     zones: Mapping[str, str] = MappingProxyType({})
+    seen: Mapping[str, str] = MappingProxyType({})
 
 
 class Judgement(NamedTuple):
@@ -65,6 +66,9 @@ class Challenge(ABC):
             name=seen.name,
         )
         return Refused("ca_no_challenge", what, permanent=True)
+
+    def be_usable(self, issuance: Issuance) -> None:  # noqa: B027, most need nothing
+        """Raise Wait while the method cannot be used, so that no order is sent for nothing."""
 
     def look_up(self, issuance: Issuance, known: Known) -> Any:
         """Look up in the network what `prepare` needs, for all names of the attempt together.

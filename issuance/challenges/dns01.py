@@ -13,15 +13,14 @@ from authorities import errors, exchanges
 from authorities.base import AuthorizationResource, ChallengeResource
 from authorities.errors import Refused
 from certctrl import clock, lanes
-from certctrl.sentences import joined
+from certctrl.sentences import joined, stored
 from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, select
 from certctrl.turns import Trouble, Wait
 from dnsclient import cnames
 from dnsclient.resolver import RESOLVERS
-from dnsproviders import propagation, records
+from dnsproviders import propagation, records, registry
 from dnsproviders.models import TxtRecord
-from dnsproviders.registry import lane_of_credential
 from issuance.challenges import delegation, resolvercache, txtrecords
 from issuance.challenges.base import Challenge, Judgement, Known
 from issuance.identifiers import bases
@@ -36,7 +35,10 @@ MOST_SERVERS = 20  # that an attempt names
 RECORD: Any = Authorization._meta.get_field("record")
 # The states of a server, and where a look has them. A later one wins.
 STATES = {"shows": "showing", "skipped": "skipped", "silent": "silent", "missing": "missing"}
+READ = ("credential", "name", "value", "intent_at", "cleaned_at")  # of each record, by a look
 AFTER_SETTLING = timedelta(minutes=5)  # extra time for the last look
+# The time that an attempt has for its step once its provider is enabled again.
+AFTER_DISABLED = timedelta(hours=1)
 
 
 class Seen(NamedTuple):
@@ -67,6 +69,19 @@ class Dns01(Challenge):
             identifier=seen.identifier,
         )
         return Refused("ca_no_dns01", what, permanent=True)
+
+    def be_usable(self, issuance: Issuance) -> None:
+        """Raise Wait while the operator has disabled the DNS provider. The attempt does not end."""
+        if not issuance.credential or not (row := issuance.credential.disabled):
+            return
+        later = _(
+            "The attempt goes on by itself when it is enabled again. If you cannot wait, cancel the"
+            " attempt and give the certificate a credential of another provider."
+        )
+        what = joined(" ", [registry.what_is_disabled(row), later])
+        issuance.write(deadline_at=max(issuance.deadline_at, clock.now() + AFTER_DISABLED))
+        # As after a trouble, it holds up no other attempt that waits for the same limit.
+        raise Wait(issuance.spread(registry.DISABLED_REST), what, fields={"stumbles": 1})
 
     def look_up(self, issuance: Issuance, known: Known) -> Known:
         """Follow the CNAMEs of all names in one batch, unless the preflight has done it."""
@@ -112,12 +127,13 @@ class Dns01(Challenge):
 
     def present(self, issuance: Issuance, pending: Sequence[Authorization]) -> str:
         """Publish the TXT records. The provider's Trouble gets a text for the owner."""
+        self.be_usable(issuance)
         wanted: dict[int, list[Authorization]] = {}
         for each in pending:
             if each.record_id:
                 wanted.setdefault(each.record_id, []).append(each)
         credential = issuance.credential
-        lane = lane_of_credential(credential) if credential else None
+        lane = registry.lane_of_credential(credential) if credential else None
         try:
             with (
                 lanes.enter(lane, issuance.account.owner_id),
@@ -206,9 +222,10 @@ def servers_of(issuance: Issuance, seen: Seen) -> list[dict[str, Any]]:
             states[propagation.server_of(label)] = state
     before = {(each["server"], each["state"]): each["since"] for each in issuance.servers}
     now = int(clock.now().timestamp())
+    shown = [(stored(label), states[label]) for label in sorted(states)[:MOST_SERVERS]]
     return [
         {"server": server, "state": state, "since": before.get((server, state), now)}
-        for server, state in sorted(states.items())[:MOST_SERVERS]
+        for server, state in shown
     ]
 
 
@@ -224,7 +241,8 @@ def _read(ids: Collection[int]) -> dict[int, TxtRecord]:
     if not ids:
         return {}
     if len(ids) != 1:
-        return TxtRecord.objects.in_bulk(ids)
+        found = TxtRecord.objects.filter(pk__among=ids).only(*READ)
+        return {each.pk: each for each in found}
     return {each.pk: each for each in _record(pk=next(iter(ids)))}
 
 

@@ -24,7 +24,7 @@ from dnsproviders.models import DnsCredential, TxtRecord
 from issuance import notify
 from issuance.challenges import base, delegation
 from issuance.challenges import registry as challenges
-from issuance.identifiers import bases, is_address
+from issuance.identifiers import bases, is_address, is_listed_suffix
 from issuance.models import Certificate, Issuance, IssuanceEvent
 from issuance.preflight import report, rules
 from issuance.preflight.report import Finding
@@ -98,16 +98,21 @@ def before_order(issuance: Issuance, client: CA) -> tuple[base.Known, dict[str, 
 
 def run(certificate: Certificate) -> list[Finding]:
     """Run the preflight alone, within 20 seconds and without an order."""
+    return look(certificate)[0]
+
+
+def look(certificate: Certificate) -> tuple[list[Finding], base.Known]:
+    """Return the findings of `run`, and what was seen."""
     account = certificate.account
     credential = delegation.credential_for(certificate)
     with clock.limit(ALONE):
-        found, _ = check(certificate, account, credential, clients.client_for(account))
+        found, known = check(certificate, account, credential, clients.client_for(account))
     in_zone = challenges.for_certificate(certificate).in_zone
     if not credential and in_zone and not account.is_private:
         found.insert(
             0, Finding("no_credential", certificate.domain, "", delegation.lacking(certificate))
         )
-    return found
+    return found, known
 
 
 def check(
@@ -150,7 +155,12 @@ def check(
             ),
         ]
     )
-    return findings, base.Known(seen.paths, zones)
+    by_record = {
+        record: zone.name
+        for record, zone in seen.zones.items()
+        if isinstance(zone, Zone) and not is_listed_suffix(zone.name)
+    }
+    return findings, base.Known(seen.paths, zones, by_record)
 
 
 def _of_proof(
@@ -272,6 +282,11 @@ def _of_credential(
 
     A provider that does not answer does not block, because the present step asks it again.
     """
+    if disabled := credential.disabled:
+        yield Finding(
+            "provider_disabled", certificate.domain, "", registry.what_is_disabled(disabled)
+        )
+        return
     for name, final, seen in places:
         key = f"{credential.pk} {credential.secret_id} {credential.public} {seen and seen.name}"
         if shown and seen and (kept := shown.get(key)):

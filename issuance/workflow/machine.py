@@ -18,8 +18,7 @@ from certctrl.sentences import joined
 from certctrl.sentences import sentence as _
 from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause, stopping
 from issuance import notify, ratelimits
-from issuance.challenges import registry
-from issuance.challenges.base import LEFT_TO_WORKER
+from issuance.challenges import base, registry
 from issuance.models import TOO_LONG, Issuance
 from issuance.renewal import retry
 from issuance.workflow import oldorders
@@ -73,6 +72,7 @@ STEPS = (
             "account",
             "credential__secret",
             "credential__owner",
+            "credential__disablement",
             "reservation",
         ),
         ends_later=False,  # the next step reads the records that are noted at the end
@@ -83,7 +83,7 @@ STEPS = (
         State.PRESENTED,
         present.present,
         timedelta(hours=1),
-        ("account", "credential"),
+        ("account", "credential__disablement"),
         asks_ca=False,
     ),
     Step(
@@ -271,7 +271,7 @@ def settle(
             ratelimits.end_reservation(issuance)
         if to == State.VALIDATED:  # from here on, the attempt needs no challenge
             is_left = goes_on and removes
-            registry.release(issuance, clock.now() + LEFT_TO_WORKER if is_left else None)
+            registry.release(issuance, clock.now() + base.LEFT_TO_WORKER if is_left else None)
 
     try:
         if goes_on and step.ends_later:

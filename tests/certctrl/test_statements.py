@@ -128,6 +128,17 @@ def test_an_update_of_a_function_takes_other_values(row):
     assert row.name == "b"
 
 
+def test_rows_are_found_among_numbers_with_one_parameter(row):
+    others = range(row.pk + 1, row.pk + 9)
+    for numbers in ([row.pk], [*others, row.pk]):
+        assert list(AcmeAccount.objects.filter(pk__among=numbers)) == [row]
+        assert AcmeAccount.objects.filter(owner__pk__among=[row.owner_id]).exists()
+        sql, parameters = AcmeAccount.objects.filter(pk__among=numbers).query.sql_with_params()
+        assert sql.count("%s") == len(parameters) == 1
+    assert not AcmeAccount.objects.filter(pk__among=others).exists()
+    assert not AcmeAccount.objects.filter(pk__among=[]).exists()
+
+
 @pytest.mark.postgres_only
 def test_postgresql_keeps_the_plan_of_a_statement(row):
     read = Select(AcmeAccount.objects.filter(pk=Parameter("pk")))

@@ -29,12 +29,12 @@ def test_an_unknown_provider_is_refused_by_naming_those_there_are() -> None:
     assert caught.value.params == {"field": "provider"}
 
 
-def test_every_provider_loads_and_is_called_something() -> None:
+def test_every_provider_loads_and_is_called_something(db: None) -> None:
     assert [each["id"] for each in registry.catalog()] == list(registry.PROVIDERS)
     assert all(each["name"] for each in registry.catalog())
 
 
-def test_the_catalogue_shows_each_field_and_which_are_secret() -> None:
+def test_the_catalogue_shows_each_field_and_which_are_secret(db: None) -> None:
     shown = {
         each["id"]: {field["name"]: field for field in each["fields"]}
         for each in registry.catalog()
@@ -60,7 +60,7 @@ def test_the_catalogue_shows_each_field_and_which_are_secret() -> None:
         ]
 
 
-def test_the_catalogue_is_json() -> None:
+def test_the_catalogue_is_json(db: None) -> None:
     json.dumps(registry.catalog())
 
 

@@ -38,11 +38,13 @@ SEEN = (
 def order(issuance: Issuance) -> Done:
     """Make the key and the CSR, order, and prepare the challenge of each authorization.
 
-    Raise Wait for the account's registration, an older attempt, a slot or the CA. Raise Trouble or
-    Refused when the order cannot be placed.
+    Raise Wait for the account's registration, a disabled DNS provider, an older attempt, a slot or
+    the CA. Raise Trouble or Refused when the order cannot be placed.
     """
     _say_who_is_asked(issuance)
     _be_registered(issuance, issuance.account)
+    if not issuance.account.is_private:
+        registry.for_certificate(issuance.certificate).be_usable(issuance)
     _let_older_attempts_end(issuance)
     client, known, listed = _order_once(issuance)
     listed = _listed(issuance=issuance.pk) if listed is None else listed

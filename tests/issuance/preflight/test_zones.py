@@ -317,6 +317,7 @@ def run(asked: Asked) -> Asked:
 def test_a_certificate_in_the_service_zone_without_its_cname(delegated):
     found = run(delegated).is_blocked_by("delegation_missing", f"{CHALLENGE} CNAME")
     assert f"CNAME {delegated.certificate.public_id}.auth.net." in found.what
+    assert found.fix == f"{CHALLENGE}. CNAME {delegated.certificate.public_id}.auth.net."
 
 
 def test_a_wildcard_cname_into_the_service_zone_blocks(delegated, dns):
