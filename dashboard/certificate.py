@@ -1,6 +1,7 @@
 """One certificate: its versions, its key, its attempts, and what can be done with it."""
 
 import io
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from itertools import zip_longest
@@ -12,6 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import reverse
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from accounts import audit
 from authorities import pki
@@ -43,7 +45,7 @@ REASONS = ("superseded", "keyCompromise", "cessationOfOperation", "affiliationCh
 # Which server wants which file. The names of servers are not translated.
 SERVERS = (
     ("nginx, Apache, Caddy, Postfix, Dovecot", "fullchain.pem + private.key"),
-    ("HAProxy", "fullchain.pem + private.key, in one file"),
+    ("HAProxy", gettext_lazy("fullchain.pem + private.key, in one file")),
     ("Java, Tomcat, Windows, IIS, Exchange", "bundle.pfx"),
 )
 FILES = {
@@ -358,7 +360,7 @@ ACTIONS = tuple(name.removeprefix("do_") for name in dir(CertificateAction) if n
 
 def listed(text: str) -> list[str]:
     """Return the labels in a field, where commas separate them."""
-    return [" ".join(each.split()) for each in text.split(",") if each.strip()]
+    return [" ".join(each.split()) for each in re.split(r"[,\uff0c\u3001]", text) if each.strip()]
 
 
 def with_password(content: bytes, password: str) -> bytes:

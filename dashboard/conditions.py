@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from certctrl import clock
 from certctrl.sentences import part_of
@@ -100,14 +101,16 @@ def said(what: str) -> tuple[str, str]:
     return (ours, theirs) if theirs and ours != shown else (shown, "")
 
 
+STEP_NAMES = (
+    gettext_noop("order"),
+    gettext_noop("present"),
+    gettext_noop("propagate"),
+    gettext_noop("validate"),
+    gettext_noop("finalize"),
+    gettext_noop("download"),
+    gettext_noop("preflight"),
+)
+
+
 def step_name(step: str) -> str:
-    names = {
-        "order": _("order"),
-        "present": _("present"),
-        "propagate": _("propagate"),
-        "validate": _("validate"),
-        "finalize": _("finalize"),
-        "download": _("download"),
-        "preflight": _("preflight"),
-    }
-    return names.get(step, step)
+    return _(step) if step in STEP_NAMES else step

@@ -18,7 +18,7 @@ from accounts.models import User
 from certctrl import clock, errors
 from certctrl.errorshape import refusal_of
 from dashboard.conditions import Condition
-from dashboard.page import ALL, Page, curl, need_fresh_login, number, rows_of, show
+from dashboard.page import ALL, SEPARATORS, Page, curl, need_fresh_login, number, rows_of, show
 from dashboard.setup import DAY, SetupPage
 from devices import installplans, services
 from devices.models import Device, DeviceTag, EnrolmentKey
@@ -287,7 +287,7 @@ class DeviceAction(DevicePage):
         sent = self.request.POST
         body = {
             "name": sent.get("name", ""),
-            "tags": sent.get("tags", "").replace(",", " ").split(),
+            "tags": [each for each in SEPARATORS.split(sent.get("tags", "")) if each],
         }
         services.change_device(device, DeviceChange().run_validation(body))
         messages.success(self.request, _("The name and the tags are stored."))

@@ -1,7 +1,6 @@
 """The form that issues a certificate. Names and zones are checked before its button."""
 
 import math
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,9 +23,9 @@ from dashboard.certificate import to_attempt
 from dashboard.certificates import MOST_CHOICES, choices, shown, usable_accounts
 from dashboard.changing import KEYS
 from dashboard.conditions import Condition, condition_of, note_failures
-from dashboard.page import FORM_KEY, Page, count, curl, is_partial, number, show
+from dashboard.page import FORM_KEY, SEPARATORS, Page, count, curl, is_partial, number, show
 from devices.models import Device
-from dnsproviders.models import DnsCredential
+from dnsproviders.models import DisabledProvider, DnsCredential
 from issuance import identifiers, ratelimits, services
 from issuance.api import parsing, requests
 from issuance.api import preflight as throttles
@@ -35,7 +34,6 @@ from issuance.models import Certificate, digest
 from issuance.services import Idempotency
 from keystore.models import Envelope
 
-SEPARATORS = re.compile(r"[\s,;]+")
 MOST_TYPED = 100 * 260  # characters
 MOST_CHECKED = 200  # names; CAs take a hundred
 FIELDS = (
@@ -113,7 +111,8 @@ class Form:
         self.owner = owner
         self.given = given
         self.accounts = usable_accounts(owner.pk)
-        self.credentials = choices(DnsCredential, owner, "last_error", "checked_at")
+        self.credentials = choices(DnsCredential, owner, "provider", "last_error", "checked_at")
+        self.disabled = set(DisabledProvider.objects.values_list("provider", flat=True))
         devices = Device.objects.filter(owner=owner, status=Device.Status.ACTIVE)
         self.devices = list(devices.order_by("-pk").only("name", "public_id")[:MOST_CHOICES])
 
@@ -295,9 +294,9 @@ def summary(form: Form, names: list[str]) -> dict[str, Any]:
     return {
         "names": len(names),
         "account": account,
-        "words": ", ".join(
+        "words": _(", ").join(
             [
-                *([catalog.info(account.ca_provider).label] if account else []),
+                *([str(catalog.info(account.ca_provider).label)] if account else []),
                 *(key, str(given.get("policy") or Envelope.Policy.HYBRID)),
             ]
         ),

@@ -1,6 +1,7 @@
-"""The base of every page: session, language, security headers and errors."""
+"""The base of every page: session, security headers and errors."""
 
 import json
+import re
 import secrets
 import shlex
 from collections.abc import Mapping
@@ -17,8 +18,6 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
-from django.utils import translation
-from django.utils.cache import patch_vary_headers
 from django.utils.translation import gettext as _
 from django.views import View
 from rest_framework.throttling import BaseThrottle
@@ -27,6 +26,7 @@ from accounts.models import User
 from accounts.services import local_path, refuse_old_login
 from certctrl import clock, errors
 from certctrl.errorshape import error_headers, refusal_of, unexpected
+from certctrl.health import standstill
 from signin.entering import CodeNeeded
 
 log = structlog.get_logger()
@@ -42,6 +42,8 @@ SECURITY_POLICY = "; ".join(
     )
 )
 THEMES = ("light", "dark")
+# Between the words in a field. Chinese keyboards have commas of their own.
+SEPARATORS = re.compile(r"[\s,;\uff0c\uff1b\u3001]+")
 FORM_KEY = "form_key"  # the field of a form that is the same when the form is sent twice
 FORM_KEY_AGE = 86400  # seconds
 KEPT = "kept_form"  # in the session: a form that was sent when its session had ended
@@ -66,12 +68,9 @@ class Page(View):
     only_acts = False
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        with translation.override(translation.get_language_from_request(request)):
-            response = self.respond(request, *args, **kwargs)
-            response["Content-Language"] = translation.get_language() or "en"
+        response = self.respond(request, *args, **kwargs)
         response["Content-Security-Policy"] = SECURITY_POLICY
         response.headers.setdefault("Cache-Control", "private, no-cache")
-        patch_vary_headers(cast(HttpResponse, response), ("Cookie", "Accept-Language"))
         return response
 
     def respond(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -151,6 +150,7 @@ def show(
         "api": request.build_absolute_uri(f"{settings.URL_PREFIX}/apiv1/me"),
         "languages": settings.LANGUAGES,
         "is_demo": settings.DEMO,
+        "standstill": standstill(),
         FORM_KEY: secrets.token_urlsafe(16),
     }
     facts = common | dict(context or {})

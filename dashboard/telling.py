@@ -59,7 +59,7 @@ class NoticeList(Page):
         if kind in dict(KINDS):
             found = found.filter(kind=kind)
         page = rows_of(request, found.prefetch_related("deliveries__webhook"))
-        words = dict(KINDS)
+        words = dict(KINDS) | {Notice.Kind.CONFIRM_ADDRESS: _("an address to confirm")}
         rows = [
             {
                 "notice": each,

@@ -14,6 +14,7 @@ from django.views.decorators.debug import sensitive_variables
 from accounts import audit, passwords, services, sessions
 from accounts.models import User, canonical_email
 from certctrl import errors
+from certctrl.sentences import Sentence, joined
 from certctrl.sentences import sentence as _
 from signin import mailedcodes
 from signin.models import MailedCode
@@ -49,7 +50,11 @@ def refuse_weak(password: str, user: User | None = None, field: str = "password"
     try:
         validate_password(password, user)
     except ValidationError as exc:
-        raise errors.Invalid(" ".join(exc.messages), field=field) from None
+        said = [
+            each.message if isinstance(each.message, Sentence) else str(each.message)
+            for each in exc.error_list
+        ]
+        raise errors.Invalid(joined(" ", said), field=field) from None
 
 
 @sensitive_variables()

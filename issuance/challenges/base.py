@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,6 +11,11 @@ from authorities.errors import Refused
 from certctrl.sentences import sentence as _
 from dnsclient.cnames import CnamePath
 from issuance.models import Authorization, Certificate, Issuance
+
+# A record that a walk releases on its way is due this much later, because the worker removes it
+# when the walk ends. The sweep runs at that moment. So the record of a worker that died stays for
+# no longer than the pause between two sweeps.
+LEFT_TO_WORKER = timedelta(seconds=1)
 
 
 class Known(NamedTuple):
@@ -61,6 +66,9 @@ class Challenge(ABC):
             name=seen.name,
         )
         return Refused("ca_no_challenge", what, permanent=True)
+
+    def be_usable(self, issuance: Issuance) -> None:  # noqa: B027, most need nothing
+        """Raise Wait while the method cannot be used, so that no order is sent for nothing."""
 
     def look_up(self, issuance: Issuance, known: Known) -> Any:
         """Look up in the network what `prepare` needs, for all names of the attempt together.

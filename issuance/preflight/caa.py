@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from certctrl.sentences import either
 from certctrl.sentences import sentence as _
 from dnsclient.names import shown
 from dnsclient.survey import CaaPolicy, CAARecord
@@ -142,7 +143,7 @@ def _unknown(name: str, policy: CaaPolicy, record: CAARecord) -> Denial:
 def _forbidden(
     name: str, policy: CaaPolicy, tag: str, issuers: Sequence[str], identities: Sequence[str]
 ) -> Denial:
-    allowed = shown(", ".join(issuers)) or "nobody"
+    allowed = shown(", ".join(issuers))
     if not identities:
         return Denial(
             "caa_forbids",
@@ -153,6 +154,18 @@ def _forbidden(
             ),
         )
     fix = f'{policy.owner}. CAA 0 {tag} "{identities[0]}"'
+    if not allowed:
+        return Denial(
+            "caa_forbids",
+            _(
+                "The CAA records of %(owner)s let nobody issue for %(name)s. "
+                "Add the record %(fix)s.",
+                owner=policy.owner,
+                name=name,
+                fix=fix,
+            ),
+            fix,
+        )
     return Denial(
         "caa_forbids",
         _(
@@ -161,7 +174,7 @@ def _forbidden(
             owner=policy.owner,
             allowed=allowed,
             name=name,
-            identities=" or ".join(identities),
+            identities=either(identities),
             fix=fix,
         ),
         fix,

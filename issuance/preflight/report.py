@@ -1,9 +1,9 @@
 """Findings, and their sentences."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from certctrl.sentences import joined
+from certctrl.sentences import first_of, joined
 from certctrl.sentences import sentence as _
 
 MOST_TOLD = 3  # findings in one text, and servers in one sentence
@@ -60,8 +60,5 @@ def _merged(same: Sequence[Finding]) -> Finding:
     )
 
 
-def _listed(labels: Collection[str]) -> str:
-    more = (
-        _(" and %(count)s more", count=len(labels) - MOST_TOLD) if len(labels) > MOST_TOLD else ""
-    )
-    return joined("", [joined(", ", list(labels)[:MOST_TOLD]), more])
+def _listed(labels: Sequence[str]) -> str:
+    return first_of(labels, MOST_TOLD)

@@ -48,6 +48,7 @@ from issuance.services.counting import (
     summary,
     total,
 )
+from issuance.services.disabling import disable_provider, enable_provider
 from issuance.services.export import PFX, bundle, head, to_folder
 from issuance.services.finding import Filter, found
 from issuance.services.idempotency import Idempotency, once
@@ -93,8 +94,10 @@ __all__ = [
     "count",
     "create_certificate",
     "deployments_of",
+    "disable_provider",
     "distrust",
     "dry_run",
+    "enable_provider",
     "expected",
     "follow",
     "follow_device",

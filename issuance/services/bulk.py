@@ -198,7 +198,7 @@ def chosen(rows: QuerySet[Certificate], ids: Sequence[int] | None = None) -> Seq
     """
     if ids is not None:
         rows = rows.filter(pk__in=ids)
-    joined = rows.select_related("owner", "account", "credential", "current").defer(
+    joined = rows.select_related("owner", "account", "credential__disablement", "current").defer(
         "current__chain_pem"
     )
     found = list(joined.prefetch_related(open_attempts(), "labels").order_by("pk")[: MOST + 1])

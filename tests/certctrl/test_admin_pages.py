@@ -10,7 +10,7 @@ from accounts.models import ApiKey, AuditEvent, Session, User
 from certctrl.policy import ADMIN_POLICY
 from dashboard.page import SECURITY_POLICY
 from devices.models import Device, DeviceTag
-from dnsproviders.models import DnsCredential, TxtRecord
+from dnsproviders.models import DisabledProvider, DnsCredential, TxtRecord
 from issuance.models import Certificate, Issuance
 from notices.models import Notice, Webhook
 from tests import everything
@@ -134,7 +134,7 @@ def test_every_table_can_be_searched():
 
 
 def test_nothing_is_made_changed_or_deleted_by_hand(client, every_table, subtests):
-    for model in [each for each in TABLES if each is not User]:
+    for model in [each for each in TABLES if each not in (User, DisabledProvider)]:
         with subtests.test(model.__name__):
             pk = model._default_manager.first().pk
             count = model._default_manager.count()

@@ -125,10 +125,13 @@ def test_older_devices_are_on_the_next_page(visitor, alice):
 
 
 def test_a_device_is_renamed_and_tagged(visitor, device):
-    form = {"name": "edge-2", "tags": "web, mail"}
+    form = {"name": "edge-2", "tags": "web, mail\N{FULLWIDTH COMMA}db"}
     assert visitor.post(f"/devices/{device.pk}/change", form).status_code == 302
     device.refresh_from_db()
-    assert (device.name, {str(tag) for tag in device.tags.all()}) == ("edge-2", {"web", "mail"})
+    assert (device.name, {str(tag) for tag in device.tags.all()}) == (
+        "edge-2",
+        {"web", "mail", "db"},
+    )
     wrong = visitor.post(f"/devices/{device.pk}/change", {"name": "x", "tags": "a/b"})
     assert wrong.status_code == 400
     device.refresh_from_db()

@@ -93,6 +93,13 @@ def test_a_bad_form_comes_back_and_leaves_nothing(visitor, form, change, status)
         assert Certificate.objects.count() == 0
 
 
+def test_names_are_separated_by_the_commas_of_chinese_too(visitor, form):
+    commas = "\N{FULLWIDTH COMMA}\N{IDEOGRAPHIC COMMA}\N{FULLWIDTH SEMICOLON}"
+    names = "a.org{}b.org{}c.org{}d.org".format(*commas)
+    checked = visitor.post("/issue/names", form | {"names": names}).context["checked"]
+    assert [each.typed for each in checked] == ["a.org", "b.org", "c.org", "d.org"]
+
+
 def test_names_are_checked_as_they_are_typed(visitor, form):
     names = "Example.com bad_name.org <b>x</b> example.com *.example.com www.example.com"
     answer = visitor.post("/issue/names", form | {"names": names}, headers={"HX-Request": "true"})

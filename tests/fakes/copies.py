@@ -23,6 +23,7 @@ COPIES = {
     "authorities.PrivateCA": 0.01,
     "authorities.AcmeAccount": 0.01,
     "authorities.Exchange": 0.5,
+    "dnsproviders.DisabledProvider": 0.0001,
     "dnsproviders.DnsCredential": 0.01,
     "dnsproviders.TxtRecord": 0.5,
     "dnsproviders.ApiBucket": 0.01,

@@ -4,11 +4,12 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth import hashers
+from django.utils import translation
 
 from accounts import services
 from accounts.models import AuditEvent, User
 from certctrl import errors
-from signin import mailedcodes
+from signin import mailedcodes, registration
 from signin.models import MailedCode
 from tests.factories import PASSWORD
 from tests.signin.conftest import NEW_PASSWORD, codes_of
@@ -309,11 +310,25 @@ def test_only_invited_addresses_get_a_code(ask, is_open, settings, sent, alice, 
 # --- The password ---
 
 
+def test_a_weak_password_is_refused_in_the_language_of_the_reader():
+    with pytest.raises(errors.Invalid) as refused:
+        registration.refuse_weak("short")
+    assert refused.value.what == (
+        "A password has at least 12 characters. "
+        "A password has upper-case and lower-case letters, digits and another character."
+    )
+    with translation.override("zh-hans"):
+        refusal = str(refused.value.what)
+    assert refusal == "密码至少须有 12 个字符。密码须包含大写字母、小写字母、数字和其他字符。"
+
+
 def test_a_code_by_mail_sets_a_new_password(ask, is_open, alice, mailed_code, visitor, client_of):
     sent = ask("request-reset-password", email=alice.email.upper())
     assert sent.data_member == {"email": alice.email.upper(), "status": "reset_code_sent"}
     body = {"email": alice.email, "verify_code": mailed_code()}
-    assert ask("reset-password", **body, new_password="weak").status_code == 400
+    refused = ask("reset-password", **body, new_password="weak")
+    assert refused.status_code == 400
+    assert refused.error["what"].startswith("A password has at least 12 characters. ")
     done = ask("reset-password", **body, new_password=NEW_PASSWORD)
     assert done.data_member == {"email": alice.email, "status": "password_reset_success"}
     assert visitor.get("/auth/profile").status_code == 401
