@@ -43,6 +43,7 @@ class UserAdmin(DjangoUserAdmin, ManyRows):  # type: ignore[misc,type-arg]
         ),
         (gettext_lazy("Role"), {"fields": ("is_active", "is_staff", "is_superuser")}),
         (gettext_lazy("Quotas"), {"fields": ("quotas", "usage")}),
+        (gettext_lazy("Rows"), {"fields": ("neighbours",)}),
         (gettext_lazy("Times"), {"fields": ("last_login", "date_joined")}),
     )
     add_fieldsets = ((None, {"classes": ("wide",), "fields": ("email", "password1", "password2")}),)
