@@ -5,6 +5,9 @@ in `docs/providers/`.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from django.conf import settings
@@ -76,6 +79,22 @@ def refuse_disabled(row: DisabledProvider | None) -> None:
         raise errors.Conflict(joined(" ", [what_is_disabled(row), choose]), field="provider")
 
 
+# The unsealed secrets of credentials, by the credential's id and the envelope's.
+_unsealed_once: ContextVar[dict[tuple[int, int | None], dict[str, Secret]] | None] = ContextVar(
+    "_unsealed_once", default=None
+)
+
+
+@contextmanager
+def unsealing_once() -> Iterator[None]:
+    """Unseal the secret of each credential only once inside the body, and forget it at the end."""
+    token = _unsealed_once.set({})
+    try:
+        yield
+    finally:
+        _unsealed_once.reset(token)
+
+
 def open_credential(credential: DnsCredential) -> Provider:
     """Return the provider with the credential's unsealed secrets, for the calls of one turn.
 
@@ -89,7 +108,12 @@ def open_credential(credential: DnsCredential) -> Provider:
 @sensitive_variables()
 def provider_with(credential: DnsCredential) -> Provider:
     """Return the provider as `open_credential` does, also a disabled one. It only cleans up."""
-    secret = {name: Secret(value) for name, value in secrets_of(credential).items()}
+    known = _unsealed_once.get()
+    secret = known.get((credential.pk, credential.secret_id)) if known else None
+    if secret is None:
+        secret = {name: Secret(value) for name, value in secrets_of(credential).items()}
+        if known is not None:  # the credential may have been read again
+            known[credential.pk, credential.secret_id] = secret
     return provider_class(credential.provider)(credential, secret, outgoing.session())
 
 
@@ -174,7 +198,7 @@ def _entry(
 ) -> dict[str, Any]:
     return {
         "id": name,
-        "name": provider.name,
+        "name": str(provider.name),
         "fields": [_shown(field) for field in (*provider.fields, *COMMON_FIELDS)],
         "disabled_at": disabled and int(disabled.disabled_at.timestamp()),
         "note": what_is_disabled(disabled) if disabled else "",
@@ -184,12 +208,12 @@ def _entry(
 def _shown(field: Field) -> dict[str, Any]:
     shown = {
         "name": field.name,
-        "label": field.label,
+        "label": str(field.label),
         "required": field.required,
         "secret": field.secret,
     }
     shown |= {
-        "help": field.help,
+        "help": str(field.help),
         "type": "integer" if field.integer else "string",
         "default": field.default,
     }

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, cast
 
 from django import forms
 from django.contrib import admin
-from django.db.models import Prefetch, Q, QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy, ngettext
 from unfold.admin import TabularInline
@@ -38,6 +38,7 @@ from issuance.models import (
     Reservation,
     ReservedToken,
     TrustedCA,
+    open_attempts,
 )
 
 
@@ -71,8 +72,7 @@ class CertificateAdmin(ReadOnlyAdmin):
     actions = ("renew", "revoke")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Certificate]:
-        open_ones = Prefetch("issuances", Issuance.objects.open(), to_attr="open_issuances")
-        return super().get_queryset(request).prefetch_related(open_ones)
+        return super().get_queryset(request).prefetch_related(open_attempts())
 
     @admin.action(description=gettext_lazy("Renew now"), permissions=["act"])
     def renew(self, request: HttpRequest, chosen: QuerySet[Certificate]) -> None:

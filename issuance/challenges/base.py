@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,16 +12,22 @@ from certctrl.sentences import sentence as _
 from dnsclient.cnames import CnamePath
 from issuance.models import Authorization, Certificate, Issuance
 
+# What a walk releases while it goes on is due this much later, because its worker removes it when
+# the walk ends. The sweep runs at that moment. So what a worker that died has left stays for no
+# longer than the pause between two sweeps.
+LEFT_TO_WORKER = timedelta(seconds=1)
+
 
 class Known(NamedTuple):
     """The facts that the preflight of the same turn saw, so that nobody asks for them again.
 
-    `paths` has the CNAME paths by name. `zones` has the zones that the DNS provider showed, by the
-    name of the TXT record.
+    `paths` has the CNAME paths by name. `zones` has the zones that the DNS provider showed, and
+    `seen` the names of those that resolvers see, by the name of the TXT record.
     """
 
     paths: Mapping[str, CnamePath] = MappingProxyType({})
     zones: Mapping[str, str] = MappingProxyType({})
+    seen: Mapping[str, str] = MappingProxyType({})
 
 
 class Judgement(NamedTuple):

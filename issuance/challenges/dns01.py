@@ -13,7 +13,7 @@ from authorities import errors, exchanges
 from authorities.base import AuthorizationResource, ChallengeResource
 from authorities.errors import Refused
 from certctrl import clock, lanes
-from certctrl.sentences import joined
+from certctrl.sentences import joined, stored
 from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, select
 from certctrl.turns import Trouble, Wait
@@ -32,8 +32,10 @@ REPUBLISH_AFTER = (90, 600, 900)
 # record sooner.
 LONGEST_DENIED = 300
 MOST_SERVERS = 20  # that an attempt names
+RECORD: Any = Authorization._meta.get_field("record")
 # The states of a server, and where a look has them. A later one wins.
 STATES = {"shows": "showing", "skipped": "skipped", "silent": "silent", "missing": "missing"}
+READ = ("credential", "name", "value", "intent_at", "cleaned_at")  # of each record, by a look
 AFTER_SETTLING = timedelta(minutes=5)  # extra time for the last look
 # The time that an attempt has for its step once its provider is enabled again.
 AFTER_DISABLED = timedelta(hours=1)
@@ -126,7 +128,10 @@ class Dns01(Challenge):
     def present(self, issuance: Issuance, pending: Sequence[Authorization]) -> str:
         """Publish the TXT records. The provider's Trouble gets a text for the owner."""
         self.be_usable(issuance)
-        wanted = sorted({each.record_id for each in pending if each.record_id})
+        wanted: dict[int, list[Authorization]] = {}
+        for each in pending:
+            if each.record_id:
+                wanted.setdefault(each.record_id, []).append(each)
         credential = issuance.credential
         lane = registry.lane_of_credential(credential) if credential else None
         try:
@@ -134,9 +139,11 @@ class Dns01(Challenge):
                 lanes.enter(lane, issuance.account.owner_id),
                 exchanges.about(issuance.account, "present", issuance.pk),
             ):
-                for record_id in wanted:
+                for record_id in sorted(wanted):
                     issuance.breathe()
-                    records.publish(record_id)
+                    record = records.publish(record_id)
+                    for each in wanted[record_id]:
+                        each.record = record  # the next step of the walk looks for it
         except Trouble as trouble:
             raise delegation.for_owner(issuance.certificate, credential, trouble) from None
         if len(wanted) == 1:
@@ -149,7 +156,7 @@ class Dns01(Challenge):
             pk: sorted({each.record_id for each in rows if each.record_id})
             for pk, rows in pending.items()
         }
-        found = _read({record_id for each in ids.values() for record_id in each})
+        found = _found([each for rows in pending.values() for each in rows])
         _set_credentials(found.values(), [rows[0].issuance for rows in pending.values()])
         wanted = {pk: [found[record_id] for record_id in each] for pk, each in ids.items()}
         looks = propagation.look([record for each in wanted.values() for record in each])
@@ -199,7 +206,7 @@ class Dns01(Challenge):
 
     def release(self, issuance: Issuance, at: datetime | None = None) -> None:
         """Wake the records. The sweep then sends a cleanup for each that no attempt needs."""
-        records.wake(txtrecords.records_of(issuance), at)
+        txtrecords.wake(issuance, at or clock.now())
 
 
 def servers_of(issuance: Issuance, seen: Seen) -> list[dict[str, Any]]:
@@ -215,15 +222,27 @@ def servers_of(issuance: Issuance, seen: Seen) -> list[dict[str, Any]]:
             states[propagation.server_of(label)] = state
     before = {(each["server"], each["state"]): each["since"] for each in issuance.servers}
     now = int(clock.now().timestamp())
+    shown = [(stored(label), states[label]) for label in sorted(states)[:MOST_SERVERS]]
     return [
         {"server": server, "state": state, "since": before.get((server, state), now)}
-        for server, state in sorted(states.items())[:MOST_SERVERS]
+        for server, state in shown
     ]
 
 
+def _found(pending: Sequence[Authorization]) -> dict[int, TxtRecord]:
+    """Return the records by their ids. Those that this walk has published are not read again."""
+    known = {
+        each.record.pk: each.record for each in pending if RECORD.is_cached(each) and each.record
+    }
+    return known | _read({each.record_id for each in pending if each.record_id} - set(known))
+
+
 def _read(ids: Collection[int]) -> dict[int, TxtRecord]:
+    if not ids:
+        return {}
     if len(ids) != 1:
-        return TxtRecord.objects.in_bulk(ids)
+        found = TxtRecord.objects.filter(pk__among=ids).only(*READ)
+        return {each.pk: each for each in found}
     return {each.pk: each for each in _record(pk=next(iter(ids)))}
 
 

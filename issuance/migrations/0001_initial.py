@@ -293,14 +293,14 @@ class Migration(migrations.Migration):
                 ('failure', models.CharField(blank=True, choices=[('transient', 'Transient'), ('limited', 'Limited'), ('permanent', 'Permanent')], max_length=9)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('ended_at', models.DateTimeField(blank=True, null=True)),
-                ('account', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='issuances', to='authorities.acmeaccount')),
+                ('account', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='issuances', db_index=False, to='authorities.acmeaccount')),
                 ('certificate', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='issuances', to='issuance.certificate')),
                 ('credential', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='issuances', to='dnsproviders.dnscredential')),
                 ('key', models.ForeignKey(blank=True, editable=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='keystore.envelope')),
             ],
             options={
                 'abstract': False,
-                'indexes': [models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='issuance_wake_at'), models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='issuance_queued_at'), models.Index(condition=models.Q(('wake_at__isnull', False), models.Q(('state', 'presented'), _negated=True)), fields=['wake_at'], name='issuances_steps_due'), models.Index(fields=['names_key'], name='issuances_by_names'), models.Index(condition=models.Q(('order_url', ''), _negated=True), fields=['account', 'order_url'], name='issuances_by_order'), models.Index(fields=['certificate', '-id'], name='issuances_of_certificate'), models.Index(fields=['state', 'ended_at'], name='issuances_by_end'), models.Index(condition=models.Q(('proves', True)), fields=['ended_at'], name='issuances_at_staging')],
+                'indexes': [models.Index(condition=models.Q(('wake_at__isnull', False)), fields=['wake_at'], name='issuance_wake_at'), models.Index(condition=models.Q(('queued_at__isnull', False)), fields=['queued_at'], name='issuance_queued_at'), models.Index(condition=models.Q(('wake_at__isnull', False), models.Q(('state', 'presented'), _negated=True)), fields=['wake_at'], name='issuances_steps_due'), models.Index(fields=['names_key'], name='issuances_by_names'), models.Index(fields=['account', 'order_url'], name='issuances_by_order'), models.Index(fields=['certificate', '-id'], name='issuances_of_certificate'), models.Index(condition=models.Q(('ended_at__isnull', False)), fields=['state', 'ended_at'], name='issuances_by_end'), models.Index(condition=models.Q(('proves', True)), fields=['ended_at'], name='issuances_at_staging')],
                 'constraints': [models.UniqueConstraint(condition=models.Q(('wake_at__isnull', False)), fields=('certificate',), name='one_open_issuance_per_certificate'), models.UniqueConstraint(condition=models.Q(('wake_at__isnull', False), models.Q(('order_url', ''), _negated=True)), fields=('account', 'order_url'), name='one_open_issuance_per_order'), models.CheckConstraint(condition=models.Q(models.Q(('state__in', ['queued', 'ordered', 'presented', 'propagated', 'validated', 'finalized']), ('wake_at__isnull', False)), models.Q(('state__in', ['issued', 'failed', 'canceled']), ('wake_at__isnull', True)), _connector='OR'), name='an_issuance_wakes_as_long_as_it_is_open')],
             },
         ),
@@ -448,7 +448,7 @@ class Migration(migrations.Migration):
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
             ],
             options={
-                'indexes': [models.Index(condition=models.Q(('state', 'waiting')), fields=['lacks'], name='reservations_waiting'), models.Index(condition=models.Q(('state', 'waiting')), fields=['owner'], name='reservations_of_owner')],
+                'indexes': [models.Index(condition=models.Q(('state', 'waiting')), fields=['lacks'], name='reservations_waiting'), models.Index(condition=models.Q(('lacks__isnull', False), ('state', 'waiting')), fields=['owner'], name='reservations_of_owner')],
             },
         ),
         migrations.CreateModel(

@@ -54,7 +54,7 @@ from issuance.services.finding import Filter, found
 from issuance.services.idempotency import Idempotency, once
 from issuance.services.labeling import MOST_LABELS, labels_of, set_labels
 from issuance.services.locks import no_credential
-from issuance.services.looking import look
+from issuance.services.looking import Expected, Looked, ZoneProof, expected, look, zones_of
 from issuance.services.materials import assigned, for_device, sealed, version_of
 from issuance.services.probing import forget_probe, probe_now
 from issuance.services.revocation import revoke, revoke_replaced
@@ -69,12 +69,15 @@ __all__ = [
     "PFX",
     "CertificateSpec",
     "DayCount",
+    "Expected",
     "Filter",
     "Idempotency",
+    "Looked",
     "NotReplaced",
     "Result",
     "SameNames",
     "Stale",
+    "ZoneProof",
     "_answers",
     "act",
     "action_of",
@@ -95,6 +98,7 @@ __all__ = [
     "distrust",
     "dry_run",
     "enable_provider",
+    "expected",
     "follow",
     "follow_device",
     "for_device",
@@ -135,4 +139,5 @@ __all__ = [
     "update_certificate",
     "version_of",
     "with_names",
+    "zones_of",
 ]

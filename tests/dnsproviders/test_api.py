@@ -350,6 +350,14 @@ def test_anybody_reads_the_catalogue_with_the_fields_of_each_provider(
     assert secret == {"api_token", "access_key_secret", "secret", "password"}
 
 
+def test_the_catalogue_is_in_the_language_of_the_request(client_of: Any, db: None) -> None:
+    response = client_of().get("/apiv1/dns/providers/catalog", HTTP_ACCEPT_LANGUAGE="zh")
+    aliyun = next(each for each in response.data_member if each["id"] == "aliyun")
+    assert aliyun["name"] == "阿里云"
+    helps = [each["help"] for each in aliyun["fields"] if each["help"]]
+    assert all(any("\u4e00" <= char <= "\u9fff" for char in each) for each in helps)
+
+
 # --- API keys ---
 
 
