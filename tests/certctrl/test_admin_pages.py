@@ -1,12 +1,14 @@
 """The admin shows every table without secrets. Staff read it, and change nothing by hand."""
 
 import re
+from datetime import timedelta
 
 import pytest
 from django.apps import apps
 from django.contrib import admin
 from django.db.models import Model
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts.models import ApiKey, AuditEvent, Session, User
 from certctrl import admin as paging
@@ -193,3 +195,12 @@ def test_the_rows_that_belong_to_a_row_are_not_only_the_newest(client, every_tab
     found = client.get(listed, {"account__exact": newest.account_id}).context["cl"]
     assert set(found.queryset) == {first, newest}
     assert client.get(listed, {"certificate__exact": "x"}).status_code == 302  # to the whole list
+
+
+def test_the_certificates_that_end_soon_are_found(client, every_table):
+    ends_now, ends_later = Certificate.objects.order_by("pk")[:2]
+    Certificate.objects.filter(pk=ends_now.pk).update(expires_at=timezone.now())
+    later = timezone.now() + timedelta(days=8)
+    Certificate.objects.filter(pk=ends_later.pk).update(expires_at=later)
+    page = client.get(address(Certificate, "changelist"), {"part": "ends"})
+    assert list(page.context["cl"].queryset) == [ends_now]
