@@ -6,7 +6,9 @@ from datetime import timedelta
 import pytest
 from django.apps import apps
 from django.contrib import admin
+from django.db import connection
 from django.db.models import Model
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
@@ -204,3 +206,12 @@ def test_the_certificates_that_end_soon_are_found(client, every_table):
     Certificate.objects.filter(pk=ends_later.pk).update(expires_at=later)
     page = client.get(address(Certificate, "changelist"), {"part": "ends"})
     assert list(page.context["cl"].queryset) == [ends_now]
+
+
+def test_the_page_of_a_user_counts_each_kind_of_row_once(client, every_table, staff):
+    with CaptureQueriesContext(connection) as ran:
+        page = client.get(address(User, "change", staff.pk)).content.decode()
+    assert "certificates: 2 of" in page
+    counts = [each["sql"] for each in ran if "COUNT(*)" in each["sql"]]
+    assert counts
+    assert len(set(counts)) == len(counts)
