@@ -28,9 +28,10 @@ from dashboard.conditions import (
     condition_of,
     condition_of_attempt,
     note_failures,
+    said,
     steps_done,
 )
-from dashboard.page import FORM_KEY, Page, count, curl, need_fresh_login, show
+from dashboard.page import ALL, FORM_KEY, Page, count, curl, need_fresh_login, show
 from issuance import preflight, services
 from issuance.api import preflight as throttles
 from issuance.api import views
@@ -102,10 +103,12 @@ class CertificatePage(Page):
             each.certificate = certificate
             each.opens = each.device.key_id in recipients  # type: ignore[attr-defined]
         lanes = drawing.Lanes([each[0] for each in drawn(certificate, versions)], clock.now())
+        condition = condition_of(certificate)
         context = {
             "here": "certificates",
             "certificate": certificate,
-            "condition": condition_of(certificate),
+            "condition": condition,
+            "said": said(condition.note),
             "open_attempt": Issuance.objects.open_of(certificate),
             "axis": lanes.axis(),
             "lanes": [
@@ -232,6 +235,7 @@ class CertificateAction(Assigning, Changing, CertificatePage):
     """A button of the certificate's page. Afterwards the page, or the new attempt, is shown."""
 
     http_method_names = ("get", "post")
+    keeps = ALL
 
     def get(self, request: HttpRequest, pk: int, action: str = "") -> HttpResponse:
         """Lead to the page. The button was pressed after the session ended."""

@@ -8,6 +8,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from certctrl import clock
+from certctrl.sentences import part_of
 from issuance import workflow
 from issuance.models import Certificate, Issuance, open_attempts
 
@@ -91,6 +92,13 @@ def condition_of_attempt(issuance: Issuance) -> Condition:
     if issuance.state == State.CANCELED:
         return Condition("plain", "void", _("canceled"), issuance.error_what)
     return Condition("fails", "fails", _("failed"), issuance.error_what)
+
+
+def said(what: str) -> tuple[str, str]:
+    """Return our sentence, and the words of another party at its end, if there are some."""
+    shown, theirs = str(what), part_of(what, "said")
+    ours = shown.removesuffix(theirs)
+    return (ours, theirs) if theirs and ours != shown else (shown, "")
 
 
 STEP_NAMES = (

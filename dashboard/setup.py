@@ -127,8 +127,10 @@ class DnsCredentials(SetupPage):
 
     @property
     def keeps(self) -> tuple[str, ...]:  # type: ignore[override]
-        public = [each["name"] for each in self.provider["fields"] if not each["secret"]]
-        return ("provider", *public)
+        fields = [field for each in registry.catalog() for field in each["fields"]]
+        secret = {each["name"] for each in fields if each["secret"]}
+        public = dict.fromkeys(each["name"] for each in fields if each["name"] not in secret)
+        return ("provider", *public, "typed")
 
     def rows(self) -> QuerySet[Any]:
         rows = DnsCredential.objects.filter(owner=self.owner, retired_at=None)
@@ -199,7 +201,10 @@ class Accounts(SetupPage):
     name = "accounts"
     template = "accounts.html"
     actions = ("register", "change", "delete")
-    keeps = ("name", "ca", "email", "directory_url", "eab_kid")
+    keeps = (
+        *("name", "ca", "email", "directory_url", "eab_kid"),
+        *("debugging", "save_requests", "typed"),
+    )
 
     def rows(self) -> QuerySet[Any]:
         rows = AcmeAccount.objects.filter(owner=self.owner, retired_at=None)
@@ -250,7 +255,7 @@ class PrivateCAs(SetupPage):
     name = "private-cas"
     template = "private_cas.html"
     actions = ("delete",)
-    keeps = ("name", "common_name", "organization", "country", "valid_days", "kind")
+    keeps = ("name", "common_name", "organization", "country", "valid_days", "kind", "typed")
 
     def rows(self) -> QuerySet[Any]:
         return PrivateCA.objects.filter(owner=self.owner, status=PrivateCA.Status.ACTIVE)

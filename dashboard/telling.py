@@ -154,7 +154,7 @@ class Webhooks(SetupPage):
     name = "webhooks"
     template = "webhooks.html"
     actions = ("change", "enable", "disable", "rotate", "delete")
-    keeps = ("name", "kinds")
+    keeps = ("name", "kinds", "typed")
 
     def rows(self) -> QuerySet[Any]:
         return Webhook.objects.filter(owner=self.owner, retired_at=None)

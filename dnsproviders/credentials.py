@@ -182,6 +182,14 @@ def retire_credential(credential: DnsCredential) -> None:
                 name=left.name,
                 row_name=row.name,
             )
+            if left.left_behind:
+                what = _(
+                    "The record %(name)s could not be removed from its zone: %(why)s Correct "
+                    "%(row_name)s first, or ask the staff to mark the record as removed by hand.",
+                    name=left.name,
+                    why=left.left_behind,
+                    row_name=row.name,
+                )
             raise errors.Conflict(what)
         if DnsCredential.objects.filter(pk=row.pk, retired_at=None).update(retired_at=clock.now()):
             audit.note_row(row, "dns_credential.deleted", name=row.name)

@@ -111,4 +111,6 @@ def test_the_words_of_the_ca_stay_as_they_were_said(visitor, world, account, cre
         visitor.cookies["language"] = language
         shown = visitor.get(path).content.decode()
         assert ours in shown
-        assert quoted in shown
+        assert shown.count(quoted) == 1
+        assert shown.count("it. (caa)") == 1, "the step says it once"
+        assert f'action="/certificates/{made.certificate_id}/preflight"' in shown
