@@ -15,7 +15,7 @@ import statistics
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -52,6 +52,11 @@ MARK = (
     " AND NOT looked AND now.holder = '' AND now.wake_at > seen.wake_at"
 )
 LOOKED_AT = "SELECT count(*) FROM seen WHERE looked"
+# To count all of them takes PostgreSQL as long as hundreds of looks. So a few are read by their
+# ids until all of these had a look.
+SAMPLE = "SELECT id, wake_at FROM seen WHERE id %% %s = 0"
+SAMPLED = "SELECT id, wake_at FROM issuance_issuance WHERE id = ANY(%s) AND holder = ''"
+SAMPLED_AT_MOST = 1000
 ORDERED_AGAIN = (
     "SELECT count(*) FROM issuance_issuance JOIN seen USING (id) WHERE order_url NOT LIKE %s"
 )
@@ -116,11 +121,31 @@ class Crowd:
     def issued(self) -> int:
         return self.site.states().get("issued", 0)
 
-    def until_looked_at(self, number: int) -> int:
-        """Wait until `number` attempts had a look, or for PATIENCE. Return how many had one."""
+    def until_looked_at(self) -> int:
+        """Wait until every attempt had a look, or for PATIENCE. Return how many had one."""
+        sample = self.sample()
         with contextlib.suppress(AssertionError):
-            until(lambda: self.looked_at() >= number, PATIENCE, "the looks", every=1.0)
+            until(lambda: not self.still_waiting(sample), PATIENCE, "the looks", every=0.25)
+            until(lambda: self.looked_at() == self.sizes.waiting, PATIENCE, "the rest", every=1.0)
         return self.looked_at()
+
+    def until_next_look(self) -> None:
+        """Wait until an attempt of the sample had a look."""
+        sample = self.sample()
+        first = len(sample)
+        until(lambda: len(self.still_waiting(sample)) < first, PATIENCE, "the next look")
+
+    def sample(self) -> dict[int, datetime]:
+        """Return when each attempt of the sample was due, by its id."""
+        rows = self.site.rows(SAMPLE, max(1, self.sizes.waiting // SAMPLED_AT_MOST))
+        return {row["id"]: row["wake_at"] for row in rows}
+
+    def still_waiting(self, sample: dict[int, datetime]) -> dict[int, datetime]:
+        """Return the attempts of the sample that had no look. Take the others out of it."""
+        for row in self.site.rows(SAMPLED, list(sample)):
+            if row["wake_at"] > sample[row["id"]]:
+                del sample[row["id"]]
+        return sample
 
     def looked_at(self) -> int:
         self.execute((MARK, ()))
@@ -131,7 +156,7 @@ class Crowd:
         before = self.memory()
         self.write()
         meter = Meter(sites.pids(self.site))
-        looked = self.until_looked_at(self.sizes.waiting)
+        looked = self.until_looked_at()
         pace = looked / meter.seconds
         took = list(self.new_orders())
         growth = {name: size - before[name] for name, size in self.memory().items()}
@@ -180,9 +205,9 @@ class Crowd:
         meter = Meter({})
         kill_all(self.site)
         self.start_again()
-        self.until_looked_at(1)
+        self.until_next_look()
         next_look = meter.seconds
-        looked = self.until_looked_at(self.sizes.waiting)
+        looked = self.until_looked_at()
         every_look = meter.seconds
         others += len(names)
         with contextlib.suppress(AssertionError):

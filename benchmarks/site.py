@@ -1,5 +1,6 @@
 """A whole certctrl in processes, as production runs it, at a Pebble without pauses."""
 
+import copy
 import os
 import pathlib
 import tempfile
@@ -7,6 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
+
+import psycopg
 
 from tests.e2e import pebble, processes
 from tests.e2e.processes import Site, until
@@ -70,6 +74,34 @@ def use_database(site: Site) -> None:
     # The settings have been read. A later start of PostgreSQL must not take it for a server of
     # somebody else.
     del os.environ["DATABASE_URL"]
+
+
+@contextmanager
+def copied(site: Site, name: str) -> Iterator[Site]:
+    """Yield a site with a copy of the database, and a web process. It shares all other processes.
+
+    Nobody may use the database of `site` meanwhile.
+    """
+    from django.db import connection
+
+    connection.close()
+    pool: Any = connection
+    pool.close_pool()
+    site.disconnect()
+    with psycopg.connect(f"{site.database} dbname=template1", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE postgres")
+    twin = copy.copy(site)
+    twin.processes = {each: site.processes[each] for each in ("postgres", "redis")}
+    twin.database = f"{site.database} dbname={name}"
+    url = site.environment["DATABASE_URL"].replace("/postgres?", f"/{name}?")
+    twin.environment = site.environment | {"DATABASE_URL": url}
+    twin.port = pebble.free_ports("web")["web"]
+    twin.start_web()
+    try:
+        twin.until_web_answers()
+        yield twin
+    finally:
+        twin.kill("web")
 
 
 def pids(site: Site) -> dict[str, int]:

@@ -393,7 +393,6 @@ DERIVED = (
     gettext_noop("terms accepted at"),
     gettext_noop("thumbprint"),
     gettext_noop("total"),
-    gettext_noop("tries"),
     gettext_noop("ttl"),
     gettext_noop("type"),
     gettext_noop("updated at"),

@@ -93,11 +93,14 @@ def joined(separator: str, sentences: Iterable[str]) -> str:
 
     Each language has its own form of a separator in SEPARATORS. Chinese has no space.
     """
-    parts: dict[str, Part] = {str(at): each for at, each in enumerate(sentences)}
-    if not any(isinstance(each, Sentence) for each in parts.values()):
-        return separator.join(str(each) for each in parts.values())
+    given = list(sentences)
+    if not any(isinstance(each, Sentence) for each in given):
+        return separator.join(map(str, given))
+    if len(given) == 1:
+        return given[0]
     if separator == " ":
-        return reduce(_followed, parts.values())  # type: ignore[arg-type, return-value]
+        return reduce(_followed, given)
+    parts: dict[str, Part] = {str(at): each for at, each in enumerate(given)}
     between = "%(separator)s" if separator in SEPARATORS else separator
     text = between.join(f"%({name})s" for name in parts)
     return Sentence(text, parts | {"separator": Sentence(separator, {})})

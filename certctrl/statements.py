@@ -5,17 +5,45 @@ execution. The SQL stays the same here, so PostgreSQL also finds it among its pr
 """
 
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Expression, Field, Model, QuerySet
+from django.db.models import Expression, Field, IntegerField, Lookup, Model, QuerySet
 from django.db.models.query import get_related_populators
 from django.db.models.sql import UpdateQuery
 
+if TYPE_CHECKING:
+    AnyLookup = Lookup[Any]
+else:
+    AnyLookup = Lookup
 M = TypeVar("M", bound=Model)
+
+
+@IntegerField.register_lookup
+class Among(AnyLookup):
+    """The column has one of the numbers of a list: `pk__among=ids`.
+
+    The list is one parameter, so the SQL is the same for each length. Django's `in` has a parameter
+    for each number. For 500 numbers this costs more than the execution.
+    """
+
+    lookup_name = "among"
+    prepare_rhs = False
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
+        column, parameters = self.process_lhs(compiler, connection)
+        numbers = json.dumps(list(self.rhs))
+        return f"{column} IN (SELECT value FROM json_each(%s))", (*parameters, numbers)  # noqa: S608
+
+    def as_postgresql(
+        self, compiler: Any, connection: Any, **context: Any
+    ) -> tuple[str, tuple[Any, ...]]:
+        column, parameters = self.process_lhs(compiler, connection)
+        return f"{column} = ANY(%s::bigint[])", (*parameters, list(self.rhs))
 
 
 class Parameter(Expression):

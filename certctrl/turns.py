@@ -70,13 +70,13 @@ def printable(what: str) -> str:
     Sentences quote text from other servers, and each attempt and event stores them. No text column
     accepts a NUL character. A sentence that was cut is in English only.
     """
+    if len(what) <= MOST_SAID and what.isprintable():  # and so are the parts in it
+        return what
     if isinstance(what, Sentence):
         clean = with_parts(what, printable) if what.parts else what
         if len(clean) <= MOST_SAID:
             return clean
     what = what if len(what) <= MOST_SAID else what[: MOST_SAID - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    if what.isprintable():
-        return what
     return "".join(each if each.isprintable() else " " for each in what)
 
 
@@ -270,9 +270,9 @@ class TurnsQuerySet(models.QuerySet[Row]):
             # skip_locked: parallel workers must not all choose the same rows.
             oldest = due.order_by("wake_at").select_for_update(skip_locked=True)
             ids = list(oldest.values_list("pk", flat=True)[:most])
-            if not ids or not due.filter(pk__in=ids).update(holder=token, **fields):
+            if not ids or not due.filter(pk__among=ids).update(holder=token, **fields):
                 return []
-        return [row.begin(turn) for row in self.filter(pk__in=ids, holder=token)]
+        return [row.begin(turn) for row in self.filter(pk__among=ids, holder=token)]
 
     @contextmanager
     def turn(self, pk: int, *, due: bool = True, **needs: Any) -> Iterator[Row]:
@@ -380,8 +380,7 @@ class Turns(models.Model):
         if self.carries:
             with self.fence(**fields):
                 return
-        if not self.write_unless_changed({}, fields):
-            raise LostTurn
+        self.write_unless_changed({}, fields)
 
     def write_unless_changed(self, before: dict[str, Any], fields: dict[str, Any]) -> bool:
         """Update these columns if the row still has the values of `before`.

@@ -200,7 +200,7 @@ class CertificateList(Page):
             "cas": cas_of(accounts),
             "credentials": choices(DnsCredential, self.owner),
             "policies": Envelope.Policy.values,
-            "labels": [each.name for each in services.labels_of(self.owner)],
+            "labels": services.labels_of(self.owner),
             "views": list(self.owner.saved_views.order_by("name")),
             "query": address(asked, size),
             "bulk": BULK,

@@ -135,7 +135,8 @@ class DnsCredentials(SetupPage):
         return rows.select_related("disablement")
 
     def facts(self) -> dict[str, Any]:
-        return {"catalog": self.catalog, "provider": self.provider}
+        words = {value: _(label) for value, label in DnsCredential.PropagationCheck.choices}
+        return {"catalog": self.catalog, "provider": self.provider, "words": words}
 
     @sensitive_variables()
     def create(self) -> None:

@@ -108,7 +108,7 @@ class LabelViewSet(OwnedMixin, GenericViewSet[Certificate]):
         """List the labels that you gave to certificates. A key needs `read` on all."""
         if self.granted_ids() is not None:
             raise Forbidden(_("This API key may read only some certificates. Use a key for all."))
-        return Response({"labels": [each.name for each in services.labels_of(self.owner)]})
+        return Response({"labels": services.labels_of(self.owner)})
 
     @extend_schema(request=LabelsRequest, responses=LabelsSerializer)
     def update(self, request: Request, **kwargs: Any) -> Response:

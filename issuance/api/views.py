@@ -224,7 +224,7 @@ class CertificateViewSet(
             )
             return Response(shown(certificate, issuance))
         issuance = services.issue(certificate, idempotency=idempotency(request))
-        note = {"note": THE_CA_DECIDES} if seconds else {}
+        note = {"note": str(THE_CA_DECIDES)} if seconds else {}
         return Response(AttemptSerializer(issuance).data | note)
 
     @extend_schema(request=IssueRequest, parameters=[IDEMPOTENCY_KEY], responses=StartedSerializer)

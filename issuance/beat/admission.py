@@ -88,13 +88,16 @@ class Choice:
                     return
                 if pk in self.chosen:
                     continue
-                each = Candidate(pk, Calls(*values))
-                parties = self.parties(each.calls)
+                calls = Calls(*values)
+                parties = self.parties(calls)
                 if self.shares.has_room(parties, fairly=fairly):
-                    self._add(each, parties, priority)
+                    few = self.shares.owners[parties.owner] < FEW
+                    usual = dispatch.FIRST if few else dispatch.LATER
+                    self.chosen[pk] = Candidate(pk, calls, usual if priority is None else priority)
+                    self.shares.add(parties)
                     most -= 1
                 else:
-                    full[each.calls] = self._full(each.calls, parties, fairly=fairly)
+                    full[calls] = self._full(calls, parties, fairly=fairly)
             if not full:
                 return
             for others in set(full.values()):
@@ -107,13 +110,6 @@ class Choice:
         if (lane := calls.ca_lane()) and not self.shares.lane_has_room(lane.key):
             return calls.is_at_ca
         return calls.is_at_dns
-
-    def _add(self, each: Candidate, parties: Parties, priority: int | None) -> None:
-        if priority is None:
-            is_one_of_few = self.shares.owners[parties.owner] < FEW
-            priority = dispatch.FIRST if is_one_of_few else dispatch.LATER
-        self.chosen[each.id] = each._replace(priority=priority)
-        self.shares.add(parties)
 
 
 def choose(now: datetime) -> list[Candidate]:

@@ -35,6 +35,7 @@ MOST_SERVERS = 20  # that an attempt names
 RECORD: Any = Authorization._meta.get_field("record")
 # The states of a server, and where a look has them. A later one wins.
 STATES = {"shows": "showing", "skipped": "skipped", "silent": "silent", "missing": "missing"}
+READ = ("credential", "name", "value", "intent_at", "cleaned_at")  # of each record, by a look
 AFTER_SETTLING = timedelta(minutes=5)  # extra time for the last look
 # The time that an attempt has for its step once its provider is enabled again.
 AFTER_DISABLED = timedelta(hours=1)
@@ -240,7 +241,8 @@ def _read(ids: Collection[int]) -> dict[int, TxtRecord]:
     if not ids:
         return {}
     if len(ids) != 1:
-        return TxtRecord.objects.in_bulk(ids)
+        found = TxtRecord.objects.filter(pk__among=ids).only(*READ)
+        return {each.pk: each for each in found}
     return {each.pk: each for each in _record(pk=next(iter(ids)))}
 
 

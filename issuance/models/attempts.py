@@ -108,7 +108,9 @@ class Issuance(OrderAtCA, Propagation, Turns):
         Certificate, models.PROTECT, related_name="issuances", db_index=False
     )
     # Account and credential at the start of the attempt. The certificate's may change later.
-    account = models.ForeignKey(AcmeAccount, models.PROTECT, related_name="issuances")
+    account = models.ForeignKey(
+        AcmeAccount, models.PROTECT, related_name="issuances", db_index=False
+    )
     credential = models.ForeignKey(
         DnsCredential, models.PROTECT, null=True, blank=True, related_name="issuances"
     )
@@ -154,14 +156,15 @@ class Issuance(OrderAtCA, Propagation, Turns):
                 name="issuances_steps_due",
             ),
             models.Index(fields=["names_key"], name="issuances_by_names"),
-            models.Index(
-                fields=["account", "order_url"],
-                condition=~Q(order_url=""),
-                name="issuances_by_order",
-            ),
+            models.Index(fields=["account", "order_url"], name="issuances_by_order"),
             models.Index(fields=["certificate", "-id"], name="issuances_of_certificate"),
-            # The rows that prune_attempts reads.
-            models.Index(fields=["state", "ended_at"], name="issuances_by_end"),
+            # The rows that prune_attempts reads. Open ones are not in it, because each step would
+            # write it.
+            models.Index(
+                fields=["state", "ended_at"],
+                condition=Q(ended_at__isnull=False),
+                name="issuances_by_end",
+            ),
             models.Index(
                 fields=["ended_at"], condition=Q(proves=True), name="issuances_at_staging"
             ),

@@ -101,13 +101,9 @@ def of_cnames(survey: Survey, target: str) -> Iterator[Finding]:
                 code = CNAME_CODES.get(path.trouble.code, "cname_unwritable")
                 yield Finding(code, name, f"{path.final} CNAME", path.trouble.what)
         elif target and path.final != target:
-            yield Finding(
-                "delegation_missing",
-                name,
-                f"{path.names[0]} CNAME",
-                delegation.missing(path, target),
-                fix=f"{path.names[0]}. CNAME {target}.",
-            )
+            fix = f"{path.names[0]}. CNAME {target}."
+            what = delegation.missing(path, target)
+            yield Finding("delegation_missing", name, f"{path.names[0]} CNAME", what, fix=fix)
         else:
             yield from _of_place(name, path, survey.zones.get(path.final))
 

@@ -234,4 +234,4 @@ def _wait(
     seconds = max(1.0, (at - now).total_seconds())
     if at - now > TOO_LONG or at - asked_at > 2 * TOO_LONG:
         return Refused(LIMIT_WAIT, what, retry_after=seconds)
-    return Wait(min(seconds, TOO_LONG.total_seconds()), what, imposed=True)
+    return Wait(seconds, what, imposed=True)

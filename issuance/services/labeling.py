@@ -17,8 +17,14 @@ MOST_LABELS = 20  # of one certificate
 MOST_OF_OWNER = 200  # different ones
 
 
-def labels_of(owner: User) -> QuerySet[Label]:
-    return Label.objects.filter(owner=owner).order_by("name")
+def labels_of(owner: User) -> list[str]:
+    """Return the labels of the owner, sorted, at most as many as an owner may have."""
+    names = _rows_of(owner).order_by("name").values_list("name", flat=True)
+    return list(names[:MOST_OF_OWNER])
+
+
+def _rows_of(owner: User) -> QuerySet[Label]:
+    return Label.objects.filter(owner=owner)
 
 
 def label_of(text: str, field: str = "labels") -> str:
@@ -60,7 +66,7 @@ def set_labels(certificate: Certificate, texts: Iterable[str]) -> list[str]:
         if before != wanted:
             rows = _made(owner, wanted)
             certificate.labels.set(rows)
-            labels_of(owner).filter(name__in=before, certificates=None).delete()
+            _rows_of(owner).filter(name__in=before, certificates=None).delete()
             _refuse_more(owner)
             audit_certificate(certificate, "labels_changed", labels=[before, wanted])
     return wanted
@@ -70,11 +76,11 @@ def _made(owner: User, names: list[str]) -> list[Label]:
     Label.objects.bulk_create(
         [Label(owner=owner, name=name) for name in names], ignore_conflicts=True
     )
-    return list(Label.objects.filter(owner=owner, name__in=names))
+    return list(_rows_of(owner).filter(name__in=names))
 
 
 def _refuse_more(owner: User) -> None:
-    if labels_of(owner).count() > MOST_OF_OWNER:
+    if _rows_of(owner).count() > MOST_OF_OWNER:
         raise QuotaExceeded(
             _(
                 "You have %(most_of_owner)s different labels, which are the most. Use one of them.",

@@ -32,13 +32,32 @@ TURN = 20.0  # seconds
 LONG = 20
 IN_STEP = 5
 
+# The columns that a look reads of each attempt. Most attempts only wait longer. Of the others the
+# whole row is read.
+READ = (
+    "wake_at",
+    "holder",
+    "stumbles",
+    "certificate",
+    "account",
+    "credential",
+    "state",
+    "state_since",
+    "deadline_at",
+    "waits_for",
+    "presents",
+    "settles_at",
+    "servers",
+    "deaf",
+)
+
 STEP = machine.STEP_AT[Issuance.State.PRESENTED]
 
 
 def look() -> list[int]:
     """Look once for up to 500 attempts. Return the ids of those that go on with `validate`."""
     # Prefetched, so that attempts with the same credential share one object.
-    attempts = Issuance.objects.prefetch_related("credential").defer("csr_pem")
+    attempts = Issuance.objects.prefetch_related("credential").only(*READ)
     rows = attempts.claim_batch(BATCH, lease=LEASE, turn=TURN, state=STEP.state, holder="")
     if not rows:
         return []
@@ -49,9 +68,8 @@ def look() -> list[int]:
         logger.exception("look.failed", rows=len(rows))
         return _stumble(rows)
     now = clock.now()
-    through: list[int] = []
+    others: dict[int, Done | Exception] = {}
     waiting: dict[tuple[datetime, str], list[Issuance]] = defaultdict(list)
-    again: list[tuple[Issuance, Done]] = []
     for row in rows:
         if row.turn_left() <= 0:
             waiting[now, "{}"].append(row)  # no time is left; another batch takes this row
@@ -59,13 +77,27 @@ def look() -> list[int]:
         outcome = _judged(row, seen[row.pk])
         if isinstance(outcome, Wait) and _says_the_same(row, outcome, now):
             waiting[_wakes_at(now, outcome), json.dumps(outcome.fields)].append(row)
-        elif _end(row, outcome, again):
-            through.append(row.pk)
+        else:
+            others[row.pk] = outcome
     for (wake_at, fields), same in waiting.items():
         _put_back_together(same, wake_at, json.loads(fields))
+    through: list[int] = []
+    again: list[tuple[Issuance, Done]] = []
+    for whole in _whole([row for row in rows if row.pk in others]):
+        if _end(whole, others[whole.pk], again):
+            through.append(whole.pk)
     if again:
         _publish_again_together(again)
     return through
+
+
+def _whole(rows: Sequence[Issuance]) -> list[Issuance]:
+    """Return the rows with all columns, in the turn that holds them."""
+    if not rows:
+        return []
+    mine = Issuance.objects.filter(pk__among=[row.pk for row in rows], holder=rows[0].holder)
+    left = rows[0].turn_left()
+    return [row.begin(left) for row in mine.prefetch_related("credential")]
 
 
 def _stumble(rows: Sequence[Issuance]) -> list[int]:
@@ -83,7 +115,7 @@ def _stumble(rows: Sequence[Issuance]) -> list[int]:
             ),
         )
 
-    return [row.pk for row in rows if machine.run(STEP, row, fail)]
+    return [row.pk for row in _whole(rows) if machine.run(STEP, row, fail)]
 
 
 def _judged(row: Issuance, seen: Mapping[str, Any]) -> Done | Exception:
@@ -135,7 +167,7 @@ def _put_back_together(
 
     A row whose turn was lost is not changed.
     """
-    mine = Issuance.objects.filter(pk__in=[row.pk for row in rows], holder=rows[0].holder)
+    mine = Issuance.objects.filter(pk__among=[row.pk for row in rows], holder=rows[0].holder)
     mine.update(holder="", queued_at=None, deaths=0, wake_at=wake_at, **fields)
 
 
@@ -147,9 +179,9 @@ def _publish_again_together(ends: Sequence[tuple[Issuance, Done]]) -> None:
     now, token = clock.now(), ends[0][0].holder
     by_id = {row.pk: (row, done) for row, done in ends}
     with transaction.atomic():
-        mine = Issuance.objects.select_for_update().filter(pk__in=by_id, holder=token)
+        mine = Issuance.objects.select_for_update().filter(pk__among=by_id, holder=token)
         kept = list(mine.order_by("pk").values_list("pk", flat=True))
-        Issuance.objects.filter(pk__in=kept).update(
+        Issuance.objects.filter(pk__among=kept).update(
             holder="",
             queued_at=None,
             stumbles=0,

@@ -12,6 +12,7 @@ from rest_framework.exceptions import Throttled
 from structlog.testing import capture_logs
 
 from certctrl import errors, errorshape
+from certctrl.sentences import sentence
 from certctrl.turns import LostTurn, Wait
 from signin import entering
 
@@ -330,15 +331,23 @@ def test_a_nul_anywhere_in_a_query_is_refused(client_of, alice, query):
 
 
 def test_notes_and_permissions_are_in_the_language_of_the_request(client_of, alice, world):
-    certificate, _ = world.create(world.account(alice), world.credential(alice))
+    certificate, made = world.create(world.account(alice), world.credential(alice))
+    type(made).objects.update(waits_for=sentence("the CA needs no proof"))
     api = client_of(alice)
 
     def in_chinese(path):
         return api.get(f"/apiv1/{path}", HTTP_ACCEPT_LANGUAGE="zh").data_member
 
     api.put("/apiv1/me/notice-settings", {"email": "new@example.org"})
+    renewed = api.post(
+        f"/apiv1/me/certificates/{certificate.pk}/renew",
+        {"validity_seconds": 86400},
+        HTTP_ACCEPT_LANGUAGE="zh",
+    )
     texts = [
+        renewed.data_member["note"],
         in_chinese(f"me/certificates/{certificate.pk}")["note"],
+        in_chinese(f"me/certificates/{certificate.pk}")["issuance"]["waits_for"],
         in_chinese("me/notice-settings")["note"],
         in_chinese("permissions/catalog")[0]["description"],
     ]

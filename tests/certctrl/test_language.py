@@ -4,7 +4,11 @@ import asyncio
 import json
 
 import pytest
+from django.http import Http404
+from django.utils import translation
+from rest_framework.exceptions import NotAuthenticated, ParseError, PermissionDenied, Throttled
 
+from certctrl import errorshape
 from certctrl.bodylimit import STRANGERS, BodyLimit
 from devices import longpoll, websocket
 
@@ -61,6 +65,37 @@ def test_a_path_without_the_prefix_is_explained_in_the_language(client_of, setti
     response = client_of().get("/apiv1/me", HTTP_ACCEPT_LANGUAGE="zh")
     assert response.status_code == 404
     assert "不以设置 URL_PREFIX 的 /certs 开头" in response.error["what"]
+
+
+JSON = "application/json"
+OF_THE_FRAMEWORK = [
+    ("GET", "/apiv1/me/apikeys/999", "", JSON, 404),
+    ("PATCH", "/apiv1/me/apikeys", "{}", JSON, 405),
+    ("POST", "/apiv1/me/apikeys", "{", JSON, 400),
+    ("POST", "/apiv1/me/apikeys", "[]", JSON, 400),
+    ("POST", "/apiv1/me/apikeys", "{}", JSON, 400),
+    ("POST", "/apiv1/me/apikeys", "a=b", "application/x-www-form-urlencoded", 415),
+    ("POST", "/apiv1/me/apikeys", '{"name": 1, "permissions": [{}]}', JSON, 400),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "kind", "status"), OF_THE_FRAMEWORK)
+def test_errors_of_the_framework_are_in_the_language(
+    client_of, alice, method, path, body, kind, status
+):
+    client = client_of(alice)
+    response = client.generic(method, path, body, content_type=kind, HTTP_ACCEPT_LANGUAGE="zh")
+    assert response.status_code == status
+    assert any("\u4e00" <= each <= "\u9fff" for each in response.error["what"])
+
+
+@pytest.mark.parametrize(
+    "exc", [Throttled(wait=3), NotAuthenticated(), PermissionDenied(), ParseError(), Http404()]
+)
+def test_each_exception_of_the_framework_has_a_sentence(exc):
+    with translation.override("zh-hans"):
+        what = errorshape.exception_handler(exc, {}).data["error"]["what"]
+    assert any("\u4e00" <= each <= "\u9fff" for each in what)
 
 
 def answered(application, headers, **scope):

@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from accounts.models import AuditEvent
 from authorities.models import AcmeAccount
 from certctrl import clock
-from certctrl.statements import Parameter, Select, Update, insert, select, update
+from certctrl.statements import Parameter, Select, Update, insert, insert_all, select, update
 from dnsproviders import records
 from dnsproviders.models import TxtRecord
 from keystore.models import Envelope
@@ -108,6 +108,16 @@ def test_a_row_that_exists_keeps_its_columns_when_it_is_inserted(credential):
     assert TxtRecord.objects.get().zone == "test"
 
 
+def test_rows_that_are_inserted_together_get_keys_in_their_order(credential):
+    kept = insert(TxtRecord(credential=credential, name="b", value="v", zone="test"))
+    rows = [TxtRecord(credential=credential, name=name, value="v") for name in "abc"]
+    insert_all(rows, records.KEPT)
+    names = dict(TxtRecord.objects.values_list("pk", "name"))
+    assert [names[each.pk] for each in rows] == ["a", "b", "c"]
+    assert rows[1].pk == kept.pk
+    insert_all([])
+
+
 def test_an_update_of_a_function_takes_other_values(row):
     @update
     def rename(pk: Parameter, name: Parameter):
@@ -116,6 +126,17 @@ def test_an_update_of_a_function_takes_other_values(row):
     assert [rename(pk=row.pk, name="b"), rename(pk=row.pk + 1, name="c")] == [1, 0]
     row.refresh_from_db()
     assert row.name == "b"
+
+
+def test_rows_are_found_among_numbers_with_one_parameter(row):
+    others = range(row.pk + 1, row.pk + 9)
+    for numbers in ([row.pk], [*others, row.pk]):
+        assert list(AcmeAccount.objects.filter(pk__among=numbers)) == [row]
+        assert AcmeAccount.objects.filter(owner__pk__among=[row.owner_id]).exists()
+        sql, parameters = AcmeAccount.objects.filter(pk__among=numbers).query.sql_with_params()
+        assert sql.count("%s") == len(parameters) == 1
+    assert not AcmeAccount.objects.filter(pk__among=others).exists()
+    assert not AcmeAccount.objects.filter(pk__among=[]).exists()
 
 
 @pytest.mark.postgres_only

@@ -26,6 +26,11 @@ def test_a_credential_is_stored_once_and_its_secret_never_shown(visitor):
     assert "t" * 40 not in visitor.get("/dns-credentials").content.decode() + again.content.decode()
 
 
+def test_the_choices_of_a_field_are_words_in_the_language_of_the_reader(visitor):
+    page = visitor.get("/dns-credentials", HTTP_ACCEPT_LANGUAGE="zh").content.decode()
+    assert '<option value="authoritative" selected>权威服务器</option>' in page
+
+
 def test_a_form_that_was_refused_may_be_sent_again(visitor):
     wrong = visitor.post("/dns-credentials", CLOUDFLARE | {"ttl": "x", "api_token": "secret-token"})
     assert wrong.status_code == 400

@@ -78,6 +78,7 @@ class Site:
         self.concurrency = concurrency
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.database = ""  # a conninfo
+        self._connection: psycopg.Connection[dict[str, Any]] | None = None
         self.drop: tuple[str, str] | None = None  # where, and the command
         self.redis = RedisServer.found(folder, secrets.token_hex(16))
         self.port = pebble.free_ports("web")["web"]
@@ -236,11 +237,16 @@ class Site:
 
     def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
         """A query to the database, each row as a dict."""
-        if not getattr(self, "_connection", None) or self._connection.closed:
+        if not self._connection or self._connection.closed:
             self._connection = psycopg.connect(
                 self.database, autocommit=True, row_factory=psycopg.rows.dict_row
             )
         return self._connection.execute(query, values).fetchall()
+
+    def disconnect(self) -> None:
+        """Close the connection of `rows`, which opens another."""
+        if self._connection:
+            self._connection.close()
 
     def flush_redis(self) -> None:
         assert self.redis

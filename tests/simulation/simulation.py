@@ -132,7 +132,7 @@ class Simulation(World):
         self.idle: list[Actor] = []
         self.people_about = 0
         self.next_scan = 0.0
-        self.next_prune = 600.0  # while there are faults in some seeds, after them in others
+        self.next_prune = PRUNE_EVERY / 2  # half of the seeds run so long
         self.between_statements = 0  # how often a worker died or was held there
         self.depth = len(connection.savepoint_ids)
         self._patch(monkeypatch)

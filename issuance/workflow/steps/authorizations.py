@@ -65,7 +65,7 @@ def pending_of(issuances: Sequence[Issuance]) -> dict[str, dict[int, list[Author
     pending = (
         _pending_of_walk(issuances[0])
         if len(issuances) == 1
-        else _pending().filter(issuance__in=issuances)
+        else _pending().filter(issuance__pk__among=list(by_id))
     )
     for each in pending:
         each.issuance = by_id[each.issuance_id]

@@ -5,6 +5,8 @@ from datetime import timedelta
 
 import pytest
 from django.apps import apps
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from authorities import catalog
 from certctrl import board, clock, dispatch, lanes
@@ -286,6 +288,26 @@ def test_many_needed_records_are_kept_in_several_sweeps(world, account, credenti
         left.append(due.count())
     assert left == [3, 1, 0]
     assert world.sent.count("issuance.cleanup") == 0
+
+
+def test_a_look_reads_whole_rows_only_of_attempts_that_change(
+    world, account, credential, django_assert_num_queries
+):
+    world.zone.hides = True
+    names = [f"host{number}.example.com" for number in range(4)]
+    waiting.attempts(account, credential, names, world.time - timedelta(minutes=4), presents=3)
+    workflow.look()
+    Issuance.objects.update(wake_at=world.time)
+    with django_assert_num_queries(9) as few:
+        workflow.look()
+    assert not any("csr_pem" in each["sql"] for each in few.captured_queries)
+    Issuance.objects.filter(certificate__domain="host2.example.com").update(waits_for="")
+    Issuance.objects.update(wake_at=world.time)
+    with CaptureQueriesContext(connection) as more:
+        workflow.look()
+    whole = [each["sql"] for each in more.captured_queries if "csr_pem" in each["sql"]]
+    assert len(whole) == 1
+    assert IssuanceEvent.objects.count() == 5
 
 
 @pytest.mark.slow

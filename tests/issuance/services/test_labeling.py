@@ -30,7 +30,7 @@ def test_labels_replace_those_before(certificate):
 def test_a_label_that_nothing_has_is_gone(certificate):
     services.set_labels(certificate, ["prod", "old"])
     services.set_labels(certificate, ["prod"])
-    assert [each.name for each in services.labels_of(certificate.owner)] == ["prod"]
+    assert services.labels_of(certificate.owner) == ["prod"]
     services.retire(certificate)
     assert not Label.objects.exists()
 
@@ -58,6 +58,12 @@ def test_an_owner_has_a_limited_number_of_labels(certificate, monkeypatch):
     assert names_of(certificate) == ["a", "b"]
     services.set_labels(certificate, ["b", "c"])
     assert names_of(certificate) == ["b", "c"]
+
+
+def test_a_list_has_no_more_labels_than_an_owner_may_have(certificate, monkeypatch):
+    monkeypatch.setattr(labeling, "MOST_OF_OWNER", 2)
+    Label.objects.bulk_create(Label(owner=certificate.owner, name=name) for name in "cab")
+    assert services.labels_of(certificate.owner) == ["a", "b"]
 
 
 def test_a_change_of_labels_is_audited_once(certificate):
