@@ -119,7 +119,7 @@ def admit_issuances(now: datetime) -> None:
     Attempts that wait for their records get one `look` for each 500.
     """
     due = Issuance.objects.sendable(now)
-    if not due.exists():
+    if not due.has_due():
         return None
     looks, left_behind = admission.to_look_at(now)
     chosen = [*admission.choose(now), *left_behind]
