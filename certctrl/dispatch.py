@@ -120,8 +120,8 @@ def send_each(rows: QuerySet[Any], messages: Mapping[int, Callable[[], bool]]) -
     ids = list(messages)
     rows.filter(pk__among=ids, holder="").update(wake_at=Least(F("wake_at"), Value(now - SKEW)))
     rows.filter(pk__among=ids).update(queued_at=now)
-    unsent = list(dropwhile(lambda pk: messages[pk](), ids))
-    rows.model._base_manager.filter(pk__among=unsent, holder="").update(queued_at=None)
+    if unsent := list(dropwhile(lambda pk: messages[pk](), ids)):
+        rows.model._base_manager.filter(pk__among=unsent, holder="").update(queued_at=None)
 
 
 def nudge(task: "Task[Any, Any]", *args: int) -> bool:

@@ -29,14 +29,11 @@ WITH_TURNS: tuple[type[Turns], ...] = (
 )
 WITH_WAKE_AT: tuple[type[Model], ...] = (*WITH_TURNS, Deployment)
 WITHOUT_MESSAGE = "(queued_at IS NULL OR queued_at < %s OR queued_at > %s)"
-# With MIN, the databases read the index in its order. For EXISTS, PostgreSQL may read the table.
-FIRST_DUE = [
-    f'(SELECT MIN(wake_at) FROM "{each._meta.db_table}"'  # noqa: S608
-    f" WHERE wake_at <= %s AND {WITHOUT_MESSAGE})"
-    for each in WITH_TURNS
-]
-FIRST_ROLLOUT = f'(SELECT MIN(wake_at) FROM "{Deployment._meta.db_table}" WHERE wake_at <= %s)'  # noqa: S608
-DUE_TABLES = f"SELECT {', '.join([*FIRST_DUE, FIRST_ROLLOUT])}"
+# With MIN, the databases read one entry of the index. For EXISTS, PostgreSQL may read the table.
+FIRST_DUE = '(SELECT MIN(wake_at) FROM "{}" WHERE wake_at <= %s{}) IS NOT NULL'
+DUE = [FIRST_DUE.format(each._meta.db_table, f" AND {WITHOUT_MESSAGE}") for each in WITH_TURNS]
+DUE_ROLLOUT = FIRST_DUE.format(Deployment._meta.db_table, "")
+DUE_TABLES = f"SELECT {', '.join([*DUE, DUE_ROLLOUT])}"
 SOON = [
     f'SELECT MIN(wake_at) AS at FROM "{each._meta.db_table}"'  # noqa: S608
     " WHERE wake_at > %s AND wake_at <= %s"
@@ -54,8 +51,8 @@ def due_tables(now: datetime) -> list[type[Model]]:
     at, *queued = map(connection.ops.adapt_datetimefield_value, times)
     with connection.cursor() as cursor:
         cursor.execute(DUE_TABLES, [at, *queued] * len(WITH_TURNS) + [at])
-        first = cursor.fetchone()
-    return [model for model, at in zip(WITH_WAKE_AT, first, strict=True) if at]
+        found = cursor.fetchone()
+    return [model for model, is_due in zip(WITH_WAKE_AT, found, strict=True) if is_due]
 
 
 def next_due(after: datetime, until: datetime) -> datetime | None:
