@@ -1,10 +1,12 @@
 """Admin pages of certificates, attempts, rate limits and drills."""
 
+from datetime import timedelta
 from typing import Any, ClassVar, cast
 
 from django import forms
 from django.contrib import admin
 from django.db.models import Q, QuerySet
+from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy, ngettext
 from unfold.admin import TabularInline
@@ -41,12 +43,16 @@ from issuance.models import (
     open_attempts,
 )
 
+# The rows of the index `certificates_by_expiry`.
+ENDS_SOON = Q(expires_at__lt=Now() + timedelta(days=7), retired_at=None)
+
 
 class CertificatePart(PartFilter):
     title = cast("str", gettext_lazy("condition"))
     parts: ClassVar = {
         "you": (gettext_lazy("needs a person"), Q(needs_person=True, retired_at=None)),
         "failing": (gettext_lazy("fails"), Q(failures__gt=0, retired_at=None)),
+        "ends": (gettext_lazy("ends within seven days"), ENDS_SOON),
         "held": (gettext_lazy("waits for a rate limit"), Q(lacks__isnull=False)),
         "off": (gettext_lazy("renewal is off"), Q(auto_renew=False, retired_at=None)),
         "deleted": (gettext_lazy("deleted"), Q(retired_at__isnull=False)),

@@ -18,7 +18,7 @@ from certctrl import adminwords
 # Words that are the same in Chinese.
 SAME = {
     *("CA", "CSR (PEM)", "EAB", "ECDSA", "English", "ID", "RSA", "SNI", "STARTTLS", "TTL", "URL"),
-    *("UUID", "dns-01", "http-01", "tls-alpn-01", "webhook"),
+    *("UUID", "dns-01", "http-01", "tls-alpn-01", "Webhook"),
 }
 OURS = [model for model in admin.site._registry if model._meta.app_label != "auth"]
 
@@ -37,6 +37,11 @@ def words_of(model: Any) -> Iterator[tuple[str, Any]]:
         yield f"{name}.{field.name}", field.verbose_name
         for value, label in field.flatchoices or ():
             yield f"{name}.{field.name}={value}", label
+        is_hidden = field.name in (page.exclude or ()) or field.name not in (
+            page.fields or [field.name]
+        )
+        if field.help_text and field.editable and not is_hidden:
+            yield f"{name}.{field.name}?", field.help_text
     for action in page.actions:
         yield f"{name}.{action}()", getattr(page, action).short_description
     for column in (*page.list_display, *page.readonly_fields):
@@ -73,6 +78,7 @@ def test_no_word_is_for_a_column_that_is_gone():
     own = {str(field.verbose_name) for _name, field in columns}
     labels = {str(each[1]) for _name, field in columns for each in field.flatchoices or ()}
     assert set(adminwords.DERIVED) <= own | labels
+    assert set(adminwords.HELP) <= {str(field.help_text) for _name, field in columns}
 
 
 @pytest.mark.django_db

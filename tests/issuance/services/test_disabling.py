@@ -10,6 +10,7 @@ from certctrl.errors import Conflict
 from dnsproviders.models import DisabledProvider, TxtRecord
 from issuance import preflight, services, workflow
 from issuance.beat.renewals import scan_renewals
+from issuance.challenges.dns01 import Dns01
 from issuance.models import Certificate, Issuance
 from tests.issuance.failing import issued
 
@@ -66,6 +67,18 @@ def test_an_attempt_with_an_order_waits_without_a_record(
     world.settle()
     assert attempt().state == State.ISSUED
     assert len(world.ca.orders) == 1
+
+
+def test_a_provider_that_is_disabled_in_a_turn_is_not_called(
+    world, account, credential, disable, monkeypatch
+):
+    _, issuance = world.create(account, credential)
+    workflow.take(workflow.STEPS[0], issuance.pk)
+    monkeypatch.setattr(Dns01, "be_usable", lambda challenge, issuance: disable())
+    workflow.take(workflow.STEPS[1], issuance.pk)
+    assert attempt().state == State.ORDERED
+    assert "is disabled" in attempt().waits_for
+    assert world.zone.txt() == []
 
 
 def test_an_attempt_whose_records_are_written_ends_and_removes_them(
