@@ -26,7 +26,7 @@ def test_each_page_says_why_nothing_moves(visitor):
     cache.set(SWEPT, clock.now().timestamp() - 90, None)
     for path in ("/", "/certificates", "/nothing"):
         shown = visitor.get(path).content.decode()
-        assert "Nothing moves at the moment. No sweep ended for 90 seconds." in shown
+        assert "Nothing moves at the moment. No sweep ended for" in shown
     cache.set(SWEPT, clock.now().timestamp(), None)
     assert "Nothing moves" not in visitor.get("/").content.decode()
     cache.set(disk.KEPT, disk.SERVER, None)
