@@ -27,9 +27,6 @@ from tests.e2e import pebble
 from tests.e2e.processes import Site, until
 
 ROWS = ("waiting", "killed")
-# Shorter than in production. A killed step is started again after its lease, and only that is
-# shorter. The lease of a look is the same.
-TURNS = {"LEASE": "45", "TURN": "20", "RESEND": "30"}
 ORDER = "https://ca.test/order/%"  # the orders of the attempts that were written
 EVERY = 3.0  # seconds between new orders meanwhile
 NEW_LIMIT = 60.0  # seconds for one of them
@@ -256,7 +253,9 @@ def orders_at(lab: pebble.Pebble) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     rows, sizes = asked(ROWS, arguments)
-    with sites.lab() as lab, sites.at(lab, **TURNS) as site:
+    names = {"LEASE": sizes.lease, "TURN": sizes.turn, "RESEND": sizes.resend}
+    turns = {name: str(seconds) for name, seconds in names.items()}
+    with sites.lab() as lab, sites.at(lab, **turns) as site:
         sites.use_database(site)
         crowd = Crowd(lab, site, sizes)
         if "waiting" in rows:

@@ -19,6 +19,11 @@ class Sizes:
     waiting: int = 100_000
     new_orders: int = 10  # while the others wait
     on_their_way: int = 40  # certificates that are on their way when everything is killed
+    # Seconds of the settings LEASE, TURN and RESEND meanwhile. They are shorter than in production.
+    # A killed step is started again after its lease. The lease of a look is the same.
+    lease: int = 45
+    turn: int = 20
+    resend: int = 30
     devices: int = 2_000  # that wait at one web process
     settled: float = 8.0  # seconds until a process rests that was started
     watched: float = 20.0  # seconds in which its CPU is measured
@@ -28,21 +33,24 @@ class Sizes:
 
 FULL = Sizes()
 QUICK = Sizes(
-    names=32,
+    names=24,
     certbot_names=2,
     warm=16,
     idle=4,
     creates=50,
-    list_many=20_000,
+    list_many=10_000,
     pages=10,
     waiting=4_000,
     new_orders=1,
     on_their_way=10,
+    lease=20,
+    turn=10,
+    resend=10,
     devices=200,
-    settled=2.0,
-    watched=5.0,
+    settled=1.0,
+    watched=3.0,
     rounds=1,
-    rest=5.0,
+    rest=3.0,
 )
 
 

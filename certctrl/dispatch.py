@@ -85,7 +85,7 @@ def admit(
     `Shares`.
     """
     due = rows.sendable(now)
-    if not due.exists():
+    if not due.has_due():
         return
 
     @cache
@@ -118,10 +118,10 @@ def send_each(rows: QuerySet[Any], messages: Mapping[int, Callable[[], bool]]) -
     """
     now = clock.now()
     ids = list(messages)
-    rows.filter(pk__in=ids, holder="").update(wake_at=Least(F("wake_at"), Value(now - SKEW)))
-    rows.filter(pk__in=ids).update(queued_at=now)
+    rows.filter(pk__among=ids, holder="").update(wake_at=Least(F("wake_at"), Value(now - SKEW)))
+    rows.filter(pk__among=ids).update(queued_at=now)
     if unsent := list(dropwhile(lambda pk: messages[pk](), ids)):
-        rows.model._base_manager.filter(pk__in=unsent, holder="").update(queued_at=None)
+        rows.model._base_manager.filter(pk__among=unsent, holder="").update(queued_at=None)
 
 
 def nudge(task: "Task[Any, Any]", *args: int) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from django.core.exceptions import EmptyResultSet
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Expression, Field, IntegerField, Lookup, Model, QuerySet
@@ -36,14 +37,20 @@ class Among(AnyLookup):
 
     def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
         column, parameters = self.process_lhs(compiler, connection)
-        numbers = json.dumps(list(self.rhs))
+        numbers = json.dumps(self._numbers())
         return f"{column} IN (SELECT value FROM json_each(%s))", (*parameters, numbers)  # noqa: S608
 
     def as_postgresql(
         self, compiler: Any, connection: Any, **context: Any
     ) -> tuple[str, tuple[Any, ...]]:
         column, parameters = self.process_lhs(compiler, connection)
-        return f"{column} = ANY(%s::bigint[])", (*parameters, list(self.rhs))
+        return f"{column} = ANY(%s::bigint[])", (*parameters, self._numbers())
+
+    def _numbers(self) -> list[int]:
+        numbers = list(self.rhs)
+        if not numbers:  # then no statement is executed
+            raise EmptyResultSet
+        return numbers
 
 
 class Parameter(Expression):

@@ -199,6 +199,14 @@ class TurnsQuerySet(models.QuerySet[Row]):
         lost = Q(queued_at__lt=resend) | Q(queued_at__gt=ahead)
         return self.filter(Q(queued_at=None) | lost)
 
+    def has_due(self) -> bool:
+        """Return whether there is a row, of a query set of due rows.
+
+        The index of `wake_at` is read in its order. Without an order, PostgreSQL may read the whole
+        table for `exists()`, because it expects to find a row soon.
+        """
+        return bool(self.order_by("wake_at").values_list("pk")[:1])
+
     def on_their_way(self) -> Self:
         """Return the rows that have a message on its way."""
         now = clock.now()

@@ -90,8 +90,14 @@ def with_served(rows: Sequence[Row]) -> list[Row]:
     counts = of_page.values("certificate").annotate(
         assigned=Count("pk"), served=Count("pk", filter=serves)
     )
-    found = {each.pop("certificate"): each for each in counts}
-    return [replace(row, **found.get(row.certificate.pk, {})) for row in rows]
+    found = {
+        pk: numbers for pk, *numbers in counts.values_list("certificate", "assigned", "served")
+    }
+    numbers = [found.get(row.certificate.pk, (0, 0)) for row in rows]
+    return [
+        replace(row, assigned=assigned, served=served)
+        for row, (assigned, served) in zip(rows, numbers, strict=True)
+    ]
 
 
 def shown(rows: QuerySet[Certificate]) -> QuerySet[Certificate]:

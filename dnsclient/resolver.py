@@ -217,9 +217,10 @@ class Cache(Generic[Kept]):
         return value if until > clock.monotonic() else None
 
     def put(self, name: str, value: Kept) -> None:
+        key = _key(name)
         with self._lock:
-            self._kept[_key(name)] = clock.monotonic() + self.seconds, value
-            self._kept.move_to_end(_key(name))
+            self._kept[key] = clock.monotonic() + self.seconds, value
+            self._kept.move_to_end(key)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
 

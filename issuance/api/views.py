@@ -91,9 +91,7 @@ class ExportThrottle(CountedThrottle):
 class CertificateViewSet(
     OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[Certificate]
 ):
-    queryset = Certificate.objects.filter(retired_at=None).select_related(
-        "account", "current__issuance", "current__account", "current__renewal_info"
-    )
+    queryset = Certificate.objects.filter(retired_at=None).select_related("current__renewal_info")
     serializer_class = CertificateSerializer
     obtype = "certificates"
     permissions = {
@@ -122,6 +120,11 @@ class CertificateViewSet(
         rows = rows.annotate(
             is_assigned=Exists(Deployment.objects.filter(certificate=OuterRef("pk")))
         )
+        accounts = ("account", "current__account")
+        if self.action == "list":  # many certificates have the same account
+            rows = rows.prefetch_related(*accounts)
+        else:
+            rows = rows.select_related(*accounts)
         return cast("QuerySet[Certificate]", rows.prefetch_related(open_attempts(), "labels"))
 
     def get_object(self) -> Certificate:

@@ -12,9 +12,9 @@ from certctrl.sentences import sentence as _
 from dnsclient.cnames import CnamePath
 from issuance.models import Authorization, Certificate, Issuance
 
-# What a walk releases while it goes on is due this much later, because its worker removes it when
-# the walk ends. The sweep runs at that moment. So what a worker that died has left stays for no
-# longer than the pause between two sweeps.
+# A record that a walk releases on its way is due this much later, because the worker removes it
+# when the walk ends. The sweep runs at that moment. So the record of a worker that died stays for
+# no longer than the pause between two sweeps.
 LEFT_TO_WORKER = timedelta(seconds=1)
 
 

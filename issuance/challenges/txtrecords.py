@@ -66,7 +66,7 @@ def keep_needed(due: QuerySet[TxtRecord], now: datetime) -> int:
     Only the MOST_KEPT that are due longest are looked at. Return how many were moved.
     """
     oldest = list(due.order_by("wake_at").values_list("pk", flat=True)[:MOST_KEPT])
-    return records.keep(needed_records(TxtRecord.objects.filter(pk__in=oldest)), now)
+    return records.keep(needed_records(TxtRecord.objects.filter(pk__among=oldest)), now)
 
 
 def left_by(issuance: Issuance) -> list[int]:

@@ -54,15 +54,14 @@ def lacking(
     In each bucket it needs a token for each of the `waits` that goes before it, and one more.
     """
     owner = reservation.owner_id
-    closed = [pk for pk, cost in costs.items() if not ledger.may_use(pk, cost, owner)]
-    return closed or [
-        pk
+    if closed := [pk for pk, cost in costs.items() if not ledger.may_use(pk, cost, owner)]:
+        return closed
+    before = {
+        pk: ranked(ledger, pk, [*rows, reservation]).index(reservation)
         for pk, rows in by_bucket(waits).items()
         if costs.get(pk)
-        and not ledger.may_use(
-            pk, 1, owner, ranked(ledger, pk, [*rows, reservation]).index(reservation)
-        )
-    ]
+    }
+    return [pk for pk, count in before.items() if not ledger.may_use(pk, 1, owner, count)]
 
 
 def ranked(ledger: Ledger, pk: int, rows: Sequence[Reservation]) -> list[Reservation]:

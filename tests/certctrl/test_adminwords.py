@@ -18,7 +18,7 @@ from certctrl import adminwords
 # Words that are the same in Chinese.
 SAME = {
     *("CA", "CSR (PEM)", "EAB", "ECDSA", "English", "ID", "RSA", "SNI", "STARTTLS", "TTL", "URL"),
-    *("UUID", "dns-01", "http-01", "tls-alpn-01", "webhook"),
+    *("UUID", "dns-01", "http-01", "tls-alpn-01", "Webhook"),
 }
 OURS = [model for model in admin.site._registry if model._meta.app_label != "auth"]
 

@@ -136,7 +136,9 @@ def test_rows_are_found_among_numbers_with_one_parameter(row):
         sql, parameters = AcmeAccount.objects.filter(pk__among=numbers).query.sql_with_params()
         assert sql.count("%s") == len(parameters) == 1
     assert not AcmeAccount.objects.filter(pk__among=others).exists()
-    assert not AcmeAccount.objects.filter(pk__among=[]).exists()
+    with CaptureQueriesContext(connection) as queries:
+        assert not AcmeAccount.objects.filter(pk__among=[]).exists()
+    assert len(queries) == 0
 
 
 @pytest.mark.postgres_only

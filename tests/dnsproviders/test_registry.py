@@ -114,7 +114,7 @@ def test_a_changed_secret_is_unsealed_inside_the_block(credential: DnsCredential
         assert token_of(credential) == "tok-2"
 
 
-def test_what_was_unsealed_prints_without_the_secret(credential: DnsCredential) -> None:
+def test_unsealed_secrets_print_without_their_values(credential: DnsCredential) -> None:
     with registry.unsealing_once():
         token_of(credential)
         shown = repr(list(copy_context().items()))

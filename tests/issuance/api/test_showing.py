@@ -156,12 +156,24 @@ def queries_of(api, path, rows):
 
 def test_a_list_of_certificates_costs_the_same_queries_at_any_length(world, api, make_many):
     make_many(1)
+    world.deliver()
     one = queries_of(api, "certificates", 1)
     make_many(10)
     world.deliver()
     make_many(20)
     assert queries_of(api, "certificates", 20) == one
-    assert one <= 6
+    assert one <= 7
+
+
+def test_a_list_reads_an_account_once_and_no_attempt_that_has_ended(world, api, make_many):
+    make_many(3)
+    world.deliver()
+    with CaptureQueriesContext(connection) as captured:
+        assert len(api.get("certificates").data_member) == 3
+    ran = [each["sql"] for each in captured]
+    assert sum('FROM "authorities_acmeaccount"' in sql for sql in ran) == 2  # and of the versions
+    assert not any('JOIN "authorities_acmeaccount"' in sql for sql in ran)
+    assert not any('JOIN "issuance_issuance"' in sql for sql in ran)
 
 
 def test_the_other_lists_cost_the_same_queries_too(world, api, owner, issued):
