@@ -174,7 +174,7 @@ def count_failed_validation(issuance: Issuance, name: str) -> None:
 
 
 def step_aside(issuance: Issuance) -> None:
-    """Give up the place in the queue of an attempt that cannot order now. It asks anew later."""
+    """Give up the place in the queue of an attempt that cannot order now. It asks again later."""
     reservation = _stored(issuance)
     if reservation and reservation.state == State.WAITING:
         with issuance.fence():
