@@ -80,8 +80,7 @@ class Dns01(Challenge):
         )
         what = joined(" ", [registry.what_is_disabled(row), later])
         issuance.write(deadline_at=max(issuance.deadline_at, clock.now() + AFTER_DISABLED))
-        # As after a trouble, it holds up no other attempt that waits for the same limit.
-        raise Wait(issuance.spread(registry.DISABLED_REST), what, fields={"stumbles": 1})
+        raise Wait(issuance.spread(registry.DISABLED_REST), what)
 
     def look_up(self, issuance: Issuance, known: Known) -> Known:
         """Follow the CNAMEs of all names in one batch, unless the preflight has done it."""

@@ -22,6 +22,7 @@ from issuance.ratelimits.reservations import (
     record_order_result,
     refuse_far_slot,
     reserve,
+    step_aside,
 )
 from issuance.ratelimits.status import left_of_set, levels, scarce
 
@@ -44,5 +45,6 @@ __all__ = [
     "scarce",
     "slot",
     "slot_of",
+    "step_aside",
     "take",
 ]

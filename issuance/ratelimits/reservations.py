@@ -173,6 +173,17 @@ def count_failed_validation(issuance: Issuance, name: str) -> None:
         ledger.save()
 
 
+def step_aside(issuance: Issuance) -> None:
+    """Give up the place in the queue of an attempt that cannot order now. It asks again later."""
+    reservation = _stored(issuance)
+    if reservation and reservation.state == State.WAITING:
+        with issuance.fence():
+            ledger, _costs = _locked(reservation)
+            _leave(reservation)
+            ledger.save()
+            queue.call_next(ledger)
+
+
 @select
 def _reservations_of(issuance: Parameter) -> QuerySet[Reservation]:
     return Reservation.objects.filter(issuance=issuance)

@@ -43,8 +43,7 @@ def order(issuance: Issuance) -> Done:
     """
     _say_who_is_asked(issuance)
     _be_registered(issuance, issuance.account)
-    if not issuance.account.is_private:
-        registry.for_certificate(issuance.certificate).be_usable(issuance)
+    _be_usable(issuance)
     _let_older_attempts_end(issuance)
     client, known, listed = _order_once(issuance)
     listed = _listed(issuance=issuance.pk) if listed is None else listed
@@ -135,6 +134,17 @@ def _be_registered(issuance: Issuance, account: AcmeAccount) -> None:
         AcmeAccount.objects.filter(pk=account.pk, wake_at=None).update(wake_at=clock.now())
         what = _("The account %(name)s is being registered at its CA.", name=account.name)
         raise Wait(issuance.patience(), joined(" ", filter(None, [what, account.error_what])))
+
+
+def _be_usable(issuance: Issuance) -> None:
+    """Raise Wait while the validation method cannot be used. Others then go first at the CA."""
+    if issuance.account.is_private:
+        return
+    try:
+        registry.for_certificate(issuance.certificate).be_usable(issuance)
+    except Wait:
+        ratelimits.step_aside(issuance)
+        raise
 
 
 def _let_older_attempts_end(issuance: Issuance) -> None:

@@ -1,7 +1,5 @@
 """A DNS provider that the operator has disabled: attempts wait, and records are still removed."""
 
-from datetime import timedelta
-
 import pytest
 
 from accounts.models import AuditEvent
@@ -120,18 +118,26 @@ def test_an_attempt_waits_for_days_and_does_not_fail(world, account, credential,
     assert attempt().state not in (State.ORDERED, State.FAILED)
 
 
-def test_a_renewal_waits_and_holds_up_no_other_attempt(world, account, credential, disable):
-    certificate = issued(world, account, credential, "www.example.com")
-    Certificate.objects.update(renew_at=world.time)
-    disable()
-    scan_renewals()
-    world.sweep()
-    renewal = certificate.issuances.latest("pk")
-    assert renewal.state == State.QUEUED
-    assert "is disabled" in renewal.waits_for
-    # An attempt that sleeps after a trouble is left out of the queues of the limits.
-    assert renewal.stumbles == 1
-    assert renewal.wake_at > world.time + timedelta(minutes=10)
+def test_renewals_that_wait_hold_up_no_other_of_their_owner(
+    world, account, credential, owner, disable, settings
+):
+    settings.ACME_CAS = {"custom": {"limits": {"account": [2, 7200]}}}
+    other = world.credential(owner, provider="cloudflare")
+    ids = []
+    for each, name in ((credential, "a.test"), (credential, "b.test"), (other, "c.test")):
+        spec = world.spec(account, each, name)
+        certificate, _ = services.create_certificate(owner, spec, issue=False)
+        ids.append(certificate.pk)
+    row = disable()
+    for pk in ids:
+        Certificate.objects.filter(pk=pk).update(renew_at=world.time)
+        scan_renewals()
+        world.sweep()
+    states = Issuance.objects.order_by("pk").values_list("state", flat=True)
+    assert list(states) == [State.QUEUED, State.QUEUED, State.ISSUED]
+    services.enable_provider(row, owner)
+    world.settle(40, 1200)
+    assert {each.state for each in Issuance.objects.all()} == {State.ISSUED}
 
 
 def test_a_private_ca_needs_no_provider(world, owner, credential, disable):
