@@ -40,5 +40,8 @@ def user_of(token: str) -> User:
 
 def over() -> errors.Unauthorized:
     return errors.Unauthorized(
-        _("This sign-in link was used, or it is older than an hour. Sign in with the password.")
+        _(
+            "This sign-in link was used, it is older than an hour, or you have signed in "
+            "since. Sign in with the password."
+        )
     )

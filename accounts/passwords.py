@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.contrib.auth.hashers import Argon2PasswordHasher
+from django.contrib.auth.password_validation import MinimumLengthValidator
 from django.core.exceptions import ValidationError
 
 from certctrl import outward
@@ -63,6 +64,15 @@ class Argon2(Argon2PasswordHasher):
     time_cost = 2
     memory_cost = 19 * 1024  # KiB
     parallelism = 1
+
+
+class LongEnough(MinimumLengthValidator):
+    """Refuses a short password, in words that are in the catalog."""
+
+    def get_error_message(self) -> str:
+        return _("A password has at least %(least)s characters.", least=self.min_length)
+
+    get_help_text = get_error_message
 
 
 class FourKinds:

@@ -49,7 +49,11 @@ class Allowed(BasePermission):
     def has_permission(self, request: Request, view: Any) -> bool:
         if not request.user.is_authenticated:
             what = _("Log in first, or send an API key: Authorization: Bearer ak_...")
-            if "Authorization" in request.headers:
+            if getattr(view, "session_only", False):
+                what = _(
+                    "Log in first, with e-mail address and password. An API key cannot do this."
+                )
+            elif "Authorization" in request.headers:
                 what = _(
                     "The header Authorization has no API key, which begins with ak_. Send one."
                 )

@@ -14,7 +14,7 @@ from django.http import HttpRequest
 from django.utils.http import url_has_allowed_host_and_scheme
 from rest_framework.request import Request
 
-from accounts import audit, passwords, quotas, sessions
+from accounts import audit, browsers, passwords, quotas, sessions
 from accounts.authentication import digest_of
 from accounts.models import ApiKey, User, canonical_email
 from certctrl import clock, errors
@@ -39,7 +39,7 @@ def check_password(request: HttpRequest, email: str, password: str) -> User:
     many failures. Raise Unavailable while too many passwords wait for their check. An unknown
     address, a wrong password and an inactive user get the same answer in the same time.
     """
-    attempts = Attempts(audit.ip_of(request), email)
+    attempts = Attempts(request, email)
     attempts.begin()
     with passwords.hashing(attempts.take_back):
         user = auth.authenticate(request, username=email, password=password)
@@ -57,6 +57,7 @@ def begin_session(request: HttpRequest, user: User, amr: Sequence[str]) -> None:
     The values of `amr` are those of RFC 8176, for example `pwd` and `otp`.
     """
     auth.login(request, user)
+    browsers.note_sign_in(request, user)
     ip = audit.ip_of(request)
     request.session["auth_time"] = int(clock.now().timestamp())
     request.session["amr"] = list(amr)
@@ -132,15 +133,19 @@ class Attempts:
     The account is the user's row, so the spelling of the e-mail address does not matter. An IPv6
     address counts as its /64. A try is counted before the password is checked, so that parallel
     tries are all counted. At an address that is known to the account, only the first counter is
-    used. Therefore strangers cannot lock the owner out. If the cache fails, tries are not counted
-    and people can still log in.
+    used. In a browser that is known to the account, or has its session, it is that of the browser
+    instead of that of the address. Therefore strangers cannot lock the owner out. If the cache
+    fails, tries are not counted and people can still log in.
     """
 
-    def __init__(self, ip: str | None, email: str) -> None:
+    def __init__(self, request: HttpRequest, email: str) -> None:
         pk = User.objects.named(email).values_list("pk", flat=True).first()
         account = f"user {pk}" if pk else f"unknown {canonical_email(email)}"
+        ip = audit.ip_of(request)
         network = audit.network_of(ip) if ip else ""
-        self.here = key_of(f"{network} {account}")
+        browser = _browser_of(request, pk) if pk else ""
+        self.of_network = key_of(f"{network} {account}")
+        self.here = key_of(f"{browser} {account}") if browser else self.of_network
         self.address = key_of(f"address {network}") if network else ""
         self.anywhere = key_of(account)
         self.counted: list[str] = []
@@ -162,7 +167,7 @@ class Attempts:
     def pause(self) -> int:
         """Count this try. Return 0 if it may continue, else the seconds until the next try."""
         pause = self.count(self.here, MAX_FAILURES)
-        if pause or cache.get(f"{self.here}:known"):
+        if pause or self.here != self.of_network or cache.get(f"{self.of_network}:known"):
             return pause
         of_address = self.count(self.address, MAX_FAILURES_OF_ADDRESS) if self.address else 0
         return of_address or self.count(self.anywhere, MAX_FAILURES_ANYWHERE)
@@ -189,7 +194,7 @@ class Attempts:
         self.take_back()
         try:
             cache.delete_many([self.here, f"{self.here}:ends"])
-            cache.set(f"{self.here}:known", True, ADDRESS_IS_KNOWN_FOR)
+            cache.set(f"{self.of_network}:known", True, ADDRESS_IS_KNOWN_FOR)
         except Exception as exc:
             log.warning("login.uncounted", error=type(exc).__name__)
 
@@ -207,6 +212,14 @@ class Attempts:
                 continue
             except Exception as exc:
                 log.warning("login.uncounted", error=type(exc).__name__)
+
+
+def _browser_of(request: HttpRequest, user_id: int) -> str:
+    """Return a name for the browser if it is known to the user, or has a session of the user."""
+    if getattr(getattr(request, "user", None), "pk", None) == user_id:
+        return f"session {request.session.session_key}"
+    browser = browsers.known_as(request, user_id)
+    return f"browser {browser}" if browser else ""
 
 
 def key_of(words: str) -> str:

@@ -54,7 +54,7 @@ def _make(
     key = acme.new_account_key()
     account = AcmeAccount.objects.create(
         owner=owner,
-        name=given.get("name") or (private_ca.name if private_ca else info.label),
+        name=given.get("name") or (private_ca.name if private_ca else str(info.label)),
         ca_provider=info.name,
         directory_url="" if private_ca else given.get("directory_url") or info.directory_url,
         email=given.get("email", ""),
@@ -375,7 +375,7 @@ def retire_account(account: AcmeAccount) -> None:
         # See issuance.services.locks for the order of locks.
         list(both.order_by("pk").select_for_update(no_key=True))
         if use := _use_of(account):
-            raise Conflict(f"{account.name} {use}")
+            raise Conflict(use)
         staging = account.staging_account
         AcmeAccount.objects.filter(pk=account.pk).update(retired_at=clock.now(), wake_at=None)
         audit.note_row(account, "acme_account.deleted", name=account.name)
@@ -388,12 +388,16 @@ def _use_of(account: AcmeAccount) -> str:
     """Return what uses the account, and how to change that; empty when nothing uses it."""
     if names := _first(account.certificates.filter(retired_at=None), "domain"):
         return _(
-            "is used by certificates (%(names)s). Delete them or give them another account.",
+            "%(account)s is used by certificates (%(names)s). Delete them or give them another "
+            "account.",
+            account=account.name,
             names=names,
         )
     if names := _first(account.fallback_certificates.filter(retired_at=None), "domain"):
         return _(
-            "is the fallback account of certificates (%(names)s). Give them another one, or none.",
+            "%(account)s is the fallback account of certificates (%(names)s). Give them another "
+            "one, or none.",
+            account=account.name,
             names=names,
         )
     proving = AcmeAccount.objects.filter(
@@ -401,7 +405,9 @@ def _use_of(account: AcmeAccount) -> str:
     )
     if names := _first(proving, "name"):
         return _(
-            "is the staging account of %(names)s. Set the staging_first of that account to false.",
+            "%(account)s is the staging account of %(names)s. Set the staging_first of that "
+            "account to false.",
+            account=account.name,
             names=names,
         )
     return ""

@@ -109,7 +109,7 @@ CAS = (
     ),
     CAInfo(
         "letsencrypt_staging",
-        "Let's Encrypt, staging",
+        _("Let's Encrypt, staging"),
         "https://acme-staging-v02.api.letsencrypt.org/directory",
         caa_identities=("letsencrypt.org",),
         limits=STAGING_LIMITS,
@@ -124,8 +124,8 @@ CAS = (
         eab_source="zerossl",
         caa_identities=("sectigo.com",),
     ),
-    CAInfo(CUSTOM, "Another ACME CA, by its directory", eab="optional", address_profiles=None),
-    CAInfo(SELF_CA, "A private CA of your own"),
+    CAInfo(CUSTOM, _("Another ACME CA, by its directory"), eab="optional", address_profiles=None),
+    CAInfo(SELF_CA, _("A private CA of your own")),
 )
 
 

@@ -6,7 +6,7 @@ from urllib.parse import urljoin
 from requests.utils import parse_header_links
 
 from authorities import pki
-from certctrl.sentences import joined
+from certctrl.sentences import first_of, joined
 from certctrl.sentences import sentence as _
 
 MOST_ALTERNATES = 5
@@ -74,13 +74,8 @@ def _is_chain_of(default: str, other: str) -> bool:
 def remarks(chain: pki.Chain) -> str:
     """Return how the chain differs from the request, as part of a sentence; empty when equal."""
     told = []
-    listed, more = ", ".join(chain.added[:5]), len(chain.added) - 5
-    if more > 0:
-        told.append(
-            _("; the CA added %(listed)s and %(more)s more names", listed=listed, more=more)
-        )
-    elif listed:
-        told.append(_("; the CA added %(listed)s", listed=listed))
+    if chain.added:
+        told.append(_("; the CA added %(listed)s", listed=first_of(chain.added, 5)))
     if chain.left_out:
         told.append(
             _(

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12 as p12
 from cryptography.x509.oid import NameOID
 
 from certctrl import clock
+from certctrl.sentences import first_of
 from certctrl.sentences import sentence as _
 
 CURVES: Mapping[int, ec.EllipticCurve] = {256: ec.SECP256R1(), 384: ec.SECP384R1()}
@@ -299,11 +300,11 @@ def check_chain(
 def _added_names(leaf: x509.Certificate, names: set[str]) -> tuple[str, ...]:
     found = set(names_of(leaf))
     if missing := sorted(names - found):
-        listed = ", ".join(missing[:5]) + (
-            _(" and %(count)s more", count=len(missing) - 5) if len(missing) > 5 else ""
-        )
         raise BadChain(
-            _("The certificate lacks requested names (%(listed)s). Tell the CA.", listed=listed)
+            _(
+                "The certificate lacks requested names (%(listed)s). Tell the CA.",
+                listed=first_of(missing, 5),
+            )
         )
     return tuple(sorted(found - names))
 

@@ -8,9 +8,10 @@ each list, its second and its last page, each choice of each filter, searches th
 one that finds none, each sorted column, the forms of the first and the last row, their histories,
 and the forms for new rows.
 
-It prints a line of JSON for each of the slowest pages, and one for all. A page that took too long
-is read once more, and the faster time counts, because other programs may run. Exits with 1 when a
-page takes more than `most` seconds.
+It prints a line of JSON for each table that is filled, and for each page that took more than half
+of the time. At the end it prints one for each of the slowest pages, and one for all. A page that
+took too long is read once more, and the faster time counts, because other programs may run. Exits
+with 1 when a page takes more than `most` seconds.
 """
 
 import argparse
@@ -22,7 +23,8 @@ from typing import Any
 from benchmarks.measuring import tell
 from benchmarks.scan import database
 
-SLOWEST = 12  # pages that are printed
+SLOWEST = 12  # pages that are printed at the end
+EACH = 100  # pages that are visited until one is printed
 
 
 def fill_once() -> Any:
@@ -47,7 +49,11 @@ def fill(certificates: int) -> None:
     from tests.fakes.copies import Copies
 
     began = time.perf_counter()
-    Copies(certificates).write()
+
+    def done(table: str, rows: int) -> None:
+        tell(filled=table, rows=rows, seconds_so_far=time.perf_counter() - began)
+
+    Copies(certificates).write(done)
     with connection.cursor() as cursor:
         cursor.execute("VACUUM (ANALYZE)")
     tell(certificates=certificates, filled_s=time.perf_counter() - began)
@@ -65,10 +71,14 @@ class Visits:
         self.took: dict[str, float] = {}
 
     def visit(self, address: str) -> Any:
+        began = time.process_time()
         page, seconds = self.timed(address)
+        cpu = time.process_time() - began
         if seconds > self.most:
             seconds = min(seconds, self.timed(address)[1])
         self.took[address] = seconds
+        if seconds > self.most / 2 or len(self.took) % EACH == 0:
+            tell(visited=len(self.took), page=address, seconds=seconds, cpu_of_python_s=cpu)
         return page
 
     def timed(self, address: str) -> tuple[Any, float]:

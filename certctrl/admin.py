@@ -10,7 +10,7 @@ from functools import cached_property, reduce
 from operator import or_
 from typing import Any, ClassVar, cast
 
-from django.contrib import messages
+from django.contrib import admin, messages
 from django.contrib.admin import ShowFacets, SimpleListFilter
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import ValidationError
@@ -18,7 +18,10 @@ from django.core.paginator import Paginator
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils.functional import Promise
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy, ngettext
 from unfold.admin import ModelAdmin
 
@@ -81,6 +84,8 @@ class ManyRows(ModelAdmin):  # type: ignore[misc]
     "certificate__domain__startswith", which are searched in all rows. Such a column of another
     table is not searched otherwise, because a plan might read the whole table. The newest rows have
     the largest values of the column `age`, which has an index.
+
+    The page of a row has a link to the rows of each other table that lead to it.
     """
 
     list_per_page = 50
@@ -103,7 +108,24 @@ class ManyRows(ModelAdmin):  # type: ignore[misc]
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request)
         asked = {name for name in request.GET if not name.startswith("_")}
+        for parameter in asked & set(leading(self.model)):
+            rows = self._leading_to(rows, parameter, request.GET[parameter])
+            asked.remove(parameter)
         return self._newest(rows) if asked - UNFILTERED - {PartFilter.parameter_name} else rows
+
+    def _leading_to(self, rows: QuerySet[Any], parameter: str, key: str) -> QuerySet[Any]:
+        """Return rows that lead to one row of another table: all, or the newest and some others.
+
+        Their ids are read first. Otherwise a plan might read the whole table for them.
+        """
+        with suppress(ValueError, ValidationError):  # the library refuses a key that is none
+            found = self.model._default_manager.filter(**{parameter: key})
+            ids = list(found.order_by().values_list("pk", flat=True)[:MOST_FOUND])
+            if len(ids) == MOST_FOUND:
+                newest = self._newest(found).order_by("-pk").values_list("pk", flat=True)
+                ids.extend(newest[:MOST_FOUND])
+            return rows.filter(pk__in=ids)
+        return rows
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -134,6 +156,38 @@ class ManyRows(ModelAdmin):  # type: ignore[misc]
         every = self.model._default_manager.order_by(f"-{self.age}")
         oldest = every.values_list(self.age, flat=True)[NEWEST - 1 : NEWEST]
         return rows.filter(**{f"{self.age}__gte": oldest[0]}) if oldest else rows
+
+    @admin.display(description=gettext_lazy("rows that belong to it"))
+    def neighbours(self, row: Model) -> SafeString:
+        found = [
+            (f"{reverse(f'admin:{label}_{name}_changelist')}?{parameter}={row.pk}", words)
+            for label, name, parameter, words in self._neighbours()
+        ]
+        return format_html_join(" · ", '<a href="{}" class="text-primary-600">{}</a>', found)
+
+    def _neighbours(self) -> Iterator[tuple[str, str, str, Words]]:
+        """Yield the app, the table, the parameter and the words of each list."""
+        for model in self.admin_site._registry:
+            columns = {
+                parameter: field
+                for parameter, field in leading(model).items()
+                if field.related_model is self.model and field.concrete
+            }
+            for parameter, field in columns.items():
+                words = model._meta.verbose_name_plural
+                if len(columns) > 1:
+                    words = f"{words} ({field.verbose_name})"
+                yield model._meta.app_label, str(model._meta.model_name), parameter, words
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Sequence[str]:
+        fields: Sequence[str] = super().get_readonly_fields(request, obj)
+        return [*fields, "neighbours"] if obj and any(self._neighbours()) else fields
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Sequence[str]:
+        fields: Sequence[str] = super().get_fields(request, obj)
+        if not obj or not any(self._neighbours()):
+            return fields
+        return ["neighbours", *(each for each in fields if each != "neighbours")]
 
     def confirmed(
         self, request: HttpRequest, chosen: QuerySet[Any], action: str, will: Words
@@ -201,6 +255,22 @@ def _shown(reasons: Counter[str]) -> Iterator[str]:
         yield f"{what} ({number})" if number > 1 else f"{what}"
     if (more := len(reasons) - MOST_REASONS) > 0:
         yield ngettext("%(more)d more reason.", "%(more)d more reasons.", more) % {"more": more}
+
+
+def leading(model: Any) -> dict[str, Any]:
+    """Return the columns of a table that lead to others, by the parameter of a list.
+
+    Only those with an index on the whole table are returned.
+    """
+    indexes = [*model._meta.indexes, *model._meta.constraints]
+    first = {
+        each.fields[0] for each in indexes if getattr(each, "fields", ()) and not each.condition
+    }
+    return {
+        f"{field.name}__exact": field
+        for field in model._meta.fields
+        if field.remote_field and (field.db_index or field.unique or field.name in first)
+    }
 
 
 class ReadOnlyAdmin(ManyRows):

@@ -26,6 +26,7 @@ view to API keys. It also marks the view as complete for the test that finds mis
 `obtype` is the type of the rows that the view's `pk` names.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -90,8 +91,10 @@ class OneOf(serializers.ChoiceField):
     }
 
     def fail(self, key: str, **kwargs: Any) -> NoReturn:
-        given = printable(str(kwargs.pop("input", "")))
-        super().fail(key, input=given, known=", ".join(map(str, self.choices)), **kwargs)
+        given = kwargs.pop("input", "")
+        shown = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+        kwargs["input"] = printable(shown)
+        super().fail(key, known=", ".join(map(str, self.choices)), **kwargs)
 
 
 class IdConverter:

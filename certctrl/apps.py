@@ -5,6 +5,7 @@ class CertctrlConfig(AppConfig):
     name = "certctrl"
 
     def ready(self) -> None:
-        from certctrl import log
+        from certctrl import adminwords, log
 
         log.configure()  # for every process, management commands too
+        adminwords.apply()

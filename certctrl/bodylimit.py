@@ -18,6 +18,7 @@ from certctrl import clock, errors
 from certctrl.errors import ApiError
 from certctrl.errorshape import error_body, unexpected
 from certctrl.jsonbody import too_large
+from certctrl.language import in_language_of_scope
 from certctrl.sentences import sentence as _
 
 Message = MutableMapping[str, Any]
@@ -27,7 +28,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 # Bytes of a refused body that are still read. A client that is cut off while it sends never sees
 # the response.
-DRAIN = 8 * 1024 * 1024
+DRAIN = 64 * 1024 * 1024
 STRANGERS = 64 * 1024  # bytes that an unknown client may send
 WITHIN = 20.0  # seconds that any body may take
 SPEED = 16 * 1024  # bytes that add one second to the time
@@ -51,7 +52,7 @@ class BodyLimit:
         try:
             first = await self.read_body(scope, timed)
         except ApiError as refusal:
-            return await refuse(send, refusal)
+            return await refuse(scope, timed, send, refusal)
         pending = [first]
 
         async def replay() -> Message:
@@ -66,21 +67,15 @@ class BodyLimit:
         """
         limit = await self.limit_of(scope, said_length(scope), STRANGERS)
         if said_length(scope) > limit:
-            # A client that sends Expect has sent no body yet (RFC 9110, section 10.1.1).
-            if b"expect" not in dict(scope["headers"]):
-                await drain(receive)
             raise too_large(limit)
         body = b""
-        more = True
-        while more:
+        while receive.more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return message
             body += message.get("body", b"")
-            more = message.get("more_body", False)
             limit = await self.limit_of(scope, len(body), limit)
             if len(body) > limit:
-                await drain(receive, more)
                 raise too_large(limit)
         return {"type": "http.request", "body": body, "more_body": False}
 
@@ -110,9 +105,12 @@ class Timed:
         self.receive = receive
         self.left = WITHIN
         self.is_refused = False  # a body that is discarded earns no time
+        self.has_begun = False
+        self.more = True  # the client may still send
 
     async def __call__(self) -> Message:
         began = clock.monotonic()
+        self.has_begun = True
         try:
             message = await asyncio.wait_for(self.receive(), self.left)
         except TimeoutError:
@@ -120,6 +118,7 @@ class Timed:
                 _("The body did not arrive in time. Send it again over a faster connection.")
             ) from None
         self.left -= clock.monotonic() - began
+        self.more = message.get("more_body", False)
         if not self.is_refused:
             self.left += len(message.get("body", b"")) / SPEED
         return message
@@ -139,20 +138,25 @@ def with_length(scope: Message, first: Message) -> Message:
     return {**scope, "headers": headers}
 
 
-async def drain(receive: Timed, more: bool = True) -> None:
+async def refuse(scope: Message, receive: Timed, send: Send, refusal: ApiError) -> None:
+    """Send the error, then read what the client still sends. Then the connection is closed."""
+    with in_language_of_scope(scope):
+        body = json.dumps(error_body(refusal)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers.append((b"connection", b"close"))  # not all of the body may be read
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    # A client that sends Expect has sent no body yet (RFC 9110, section 10.1.1).
+    if receive.has_begun or b"expect" not in dict(scope["headers"]):
+        await drain(receive)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def drain(receive: Timed) -> None:
     """Read and discard up to DRAIN bytes."""
     left = DRAIN
     receive.is_refused = True
     with contextlib.suppress(errors.TooSlow):
-        while more and left > 0:
+        while receive.more and left > 0:
             message = await receive()
             left -= len(message.get("body", b""))
-            more = message.get("more_body", False)
-
-
-async def refuse(send: Send, refusal: ApiError) -> None:
-    body = json.dumps(error_body(refusal)).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers.append((b"connection", b"close"))  # the rest of the body is not read
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

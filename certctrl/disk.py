@@ -74,14 +74,14 @@ def note(exc: BaseException | None) -> DiskFull | None:
 
 
 def refuse_when_full() -> None:
-    """Raise DiskFull, for /health, when a disk is full.
-
-    That is the disk of SQLite now, or any disk in the last PAUSE seconds.
-    """
-    if _sqlite_is_full():
-        raise _unhealthy(DATABASE)
-    if side := _kept():
+    """Raise DiskFull, for /health, when a disk is full."""
+    if side := full_side():
         raise _unhealthy(side)
+
+
+def full_side() -> str:
+    """Return whose disk is full now, or was in the last PAUSE seconds; empty for none."""
+    return DATABASE if _sqlite_is_full() else _kept()
 
 
 def refuse_when_redis_is_full() -> None:

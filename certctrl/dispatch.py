@@ -4,9 +4,10 @@ A message carries one id. A lost or doubled message changes nothing.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
+from itertools import dropwhile
 from typing import Any, NamedTuple
 
 import structlog
@@ -106,20 +107,23 @@ def admit(
         if len(chosen) + sent.total() < most and shares.has_room(parties):
             shares.add(parties)
             chosen.append(pk)
-    mark(due, chosen)
-    for at, pk in enumerate(chosen):
-        if not nudge(task, pk):
-            unmark(due, chosen[at:])
-            return
+    send_each(due, {pk: partial(nudge, task, pk) for pk in chosen})
 
 
-def mark(rows: QuerySet[Any], ids: Sequence[int]) -> None:
-    """Record that messages are on their way, before they are sent.
+def send_each(rows: QuerySet[Any], messages: Mapping[int, Callable[[], bool]]) -> None:
+    """Record that a message of each row is on its way, and send them until the broker is away.
 
     A worker may finish a message before this process could record it. `wake_at` of rows without a
     holder is moved back by SKEW. So a worker whose clock is behind finds these rows due.
     """
     now = clock.now()
+<<<<<<< HEAD
+    ids = list(messages)
+    rows.filter(pk__in=ids, holder="").update(wake_at=Least(F("wake_at"), Value(now - SKEW)))
+    rows.filter(pk__in=ids).update(queued_at=now)
+    if unsent := list(dropwhile(lambda pk: messages[pk](), ids)):
+        rows.model._base_manager.filter(pk__in=unsent, holder="").update(queued_at=None)
+=======
     rows.filter(pk__among=ids, holder="").update(wake_at=Least(F("wake_at"), Value(now - SKEW)))
     rows.filter(pk__among=ids).update(queued_at=now)
 
@@ -127,6 +131,7 @@ def mark(rows: QuerySet[Any], ids: Sequence[int]) -> None:
 def unmark(rows: QuerySet[Any], ids: Sequence[int]) -> None:
     """Record that nothing was sent for these rows, because the broker is away."""
     rows.model._base_manager.filter(pk__among=ids, holder="").update(queued_at=None)
+>>>>>>> h2
 
 
 def nudge(task: "Task[Any, Any]", *args: int) -> bool:

@@ -8,6 +8,7 @@ import re
 import secrets
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -20,6 +21,8 @@ from django.core.exceptions import (
 )
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
+from django.utils import translation
+from django.utils.translation import gettext_noop
 from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.renderers import JSONRenderer
@@ -27,37 +30,68 @@ from rest_framework.response import Response
 
 from certctrl import disk, errors, jsonbody
 from certctrl.errors import ApiError
+from certctrl.sentences import either
 from certctrl.sentences import sentence as _
 from certctrl.turns import LostTurn, Trouble, Wait
 
 log = structlog.get_logger()
 
-# Sentences of Django REST framework, as expressions, and ours. Ours begin after the member's name.
+NO_OBJECT = gettext_noop("%(field)s is not an object. Give one: {...}.")
+# Sentences of Django REST framework, and ours. Ours begin with the member's name.
 REWORDED = {
-    r"This field is required\.": "is missing. Add it.",
-    r"This field may not be null\.": "is null. Give a value.",
-    r"This field may not be blank\.": "is empty. Give a value.",
-    r"Not a valid string\.": "is not text. Give a string.",
-    r"A valid integer is required\.": "is not a whole number. Give one.",
-    r"String value too large\.": "is too long for a number. Give a shorter one.",
-    r"Must be a valid boolean\.": "is neither true nor false. Give one of them.",
-    r"Enter a valid email address\.": "is not an e-mail address. Give one: name@example.com.",
-    r"Null characters are not allowed\.": "has a NUL character. Remove it.",
-    r"Value must be valid JSON\.": "is not JSON. Give a text, a number, or an object.",
-    r"Expected a list of items but got type .*": "is not a list. Give one: [...].",
-    r"Expected a dictionary of items but got type .*": "is not an object. Give one: {...}.",
-    r"Invalid data\. Expected a dictionary, but got .*": "is not an object. Give one: {...}.",
-    r"This list may not be empty\.": "is an empty list. Give one entry or more.",
-    r"Ensure this value is less than or equal to (\d+)\.": r"is too large. It is at most \1.",
-    r"Ensure this value is greater than or equal to (\d+)\.": r"is too small. It is at least \1.",
-    r"Ensure this field has no more than (\d+) characters\.": r"is longer than \1 characters.",
-    r"Ensure this field has no more than (\d+) elements\.": r"has more than \1 entries.",
-    r"Ensure this field has at least 1 elements\.": "is an empty list. Give one entry or more.",
-    r"Date has wrong format\. .*": "is not a day. Give one: 2030-12-31.",
-    r"Datetime has wrong format\. .*": (
-        "is not a time. Give one: 2030-12-31T23:59:59Z. In a query, write + as %2B."
+    "This field is required.": gettext_noop("%(field)s is missing. Add it."),
+    "This field may not be null.": gettext_noop("%(field)s is null. Give a value."),
+    "This field may not be blank.": gettext_noop("%(field)s is empty. Give a value."),
+    "Not a valid string.": gettext_noop("%(field)s is not text. Give a string."),
+    "A valid integer is required.": gettext_noop("%(field)s is not a whole number. Give one."),
+    "String value too large.": gettext_noop(
+        "%(field)s is too long for a number. Give a shorter one."
     ),
-    r"Datetime value out of range\.": "is too early or too late. Give another time.",
+    "Must be a valid boolean.": gettext_noop(
+        "%(field)s is neither true nor false. Give one of them."
+    ),
+    "Enter a valid email address.": gettext_noop(
+        "%(field)s is not an e-mail address. Give one: name@example.com."
+    ),
+    "Null characters are not allowed.": gettext_noop("%(field)s has a NUL character. Remove it."),
+    "Value must be valid JSON.": gettext_noop(
+        "%(field)s is not JSON. Give a text, a number, or an object."
+    ),
+    'Expected a list of items but got type "{input_type}".': gettext_noop(
+        "%(field)s is not a list. Give one: [...]."
+    ),
+    'Expected a dictionary of items but got type "{input_type}".': NO_OBJECT,
+    "Invalid data. Expected a dictionary, but got {datatype}.": NO_OBJECT,
+    "This list may not be empty.": gettext_noop(
+        "%(field)s is an empty list. Give one entry or more."
+    ),
+    "Ensure this value is less than or equal to {max_value}.": gettext_noop(
+        "%(field)s is too large. It is at most %(max_value)s."
+    ),
+    "Ensure this value is greater than or equal to {min_value}.": gettext_noop(
+        "%(field)s is too small. It is at least %(min_value)s."
+    ),
+    "Ensure this field has no more than {max_length} characters.": gettext_noop(
+        "%(field)s is longer than %(max_length)s characters."
+    ),
+    "Ensure this field has at least {min_length} characters.": gettext_noop(
+        "%(field)s is shorter than %(min_length)s characters."
+    ),
+    "Ensure this field has no more than {max_length} elements.": gettext_noop(
+        "%(field)s has more than %(max_length)s entries."
+    ),
+    "Ensure this field has at least {min_length} elements.": gettext_noop(
+        "%(field)s has too few entries. Give %(min_length)s or more."
+    ),
+    "Date has wrong format. Use one of these formats instead: {format}.": gettext_noop(
+        "%(field)s is not a day. Give one: 2030-12-31."
+    ),
+    "Datetime has wrong format. Use one of these formats instead: {format}.": gettext_noop(
+        "%(field)s is not a time. Give one: 2030-12-31T23:59:59Z. In a query, write + as %%2B."
+    ),
+    "Datetime value out of range.": gettext_noop(
+        "%(field)s is too early or too late. Give another time."
+    ),
 }
 
 DATABASE_PAUSE = 5  # seconds until a request that the database did not accept is worth a retry
@@ -117,7 +151,7 @@ def wrong_method(method: str, view: Any) -> ApiError:
         _(
             "This path does not take %(method)s. Send %(taken)s.",
             method=jsonbody.printable(method),
-            taken=" or ".join(taken),
+            taken=either(taken),
         )
     )
 
@@ -230,10 +264,18 @@ def invalid(detail: Any) -> ApiError:
 
 
 def sentence_about(field: str, complaint: str) -> str:
+    """Return our sentence for one of Django REST framework, which is in the active language."""
     for theirs, ours in REWORDED.items():
-        if found := re.fullmatch(theirs, complaint):
-            return f"{field} {found.expand(ours)}"
+        if found := _pattern(theirs, translation.get_language()).fullmatch(complaint):
+            return _(ours, field=field, **found.groupdict())
     return _("%(field)s: %(complaint)s", field=field, complaint=complaint)
+
+
+@lru_cache
+def _pattern(text: str, _language: str | None) -> re.Pattern[str]:
+    """Return the pattern of a text in the active language, with a group for each `{name}`."""
+    escaped = re.escape(translation.gettext(text))
+    return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.*)", escaped), re.DOTALL)
 
 
 def first_complaint(detail: Any, path: str) -> tuple[str, exceptions.ErrorDetail]:

@@ -5,6 +5,7 @@ The events of each attempt show whether the workers are fast enough.
 
 from typing import Any
 
+from django.conf import settings
 from django.core.cache import cache
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
@@ -17,6 +18,8 @@ from certctrl.sentences import sentence as _
 from certctrl.turns import SKEW, SWEPT
 
 SILENCE = 60  # seconds; the sweep runs every second
+AWAY_FOR = 10.0  # seconds for which pages believe that Redis does not answer
+_away_until = float("-inf")
 
 
 class Health(PublicView):
@@ -35,24 +38,47 @@ class Health(PublicView):
             raise errors.Unavailable(
                 _("No sweep has ended yet. Check that redis, clock and beat run.")
             )
-        silent = clock.now().timestamp() - swept_at
-        if silent > SILENCE:
-            raise errors.Unavailable(
-                _(
-                    "No sweep ended for %(seconds)s seconds. Check that redis, clock and beat run.",
-                    seconds=f"{silent:.0f}",
-                )
-            )
-        if -silent > SKEW.total_seconds():
-            raise errors.Unavailable(
-                _(
-                    "The last sweep ended %(seconds)s seconds in the future. The clock was set "
-                    "back, and no sweep ended since then. Check that clock and beat run, and "
-                    "that all machines have the same time.",
-                    seconds=f"{-silent:.0f}",
-                )
-            )
+        if complaint := late(swept_at):
+            raise errors.Unavailable(complaint)
         return Response("ok")
+
+
+def standstill() -> str:
+    """Return why nothing moves now, as a sentence for people; empty when that is not known.
+
+    A Redis that hangs is asked once in AWAY_FOR seconds, because pages call this.
+    """
+    global _away_until
+    try:
+        if clock.monotonic() >= _away_until:
+            cache.get(SWEPT)
+            _away_until = float("-inf")
+    except Exception:  # any error of the cache's client
+        _away_until = clock.monotonic() + AWAY_FOR
+    if clock.monotonic() < _away_until:
+        return _("Redis does not answer. Check that it runs.")
+    if side := disk.full_side():
+        return _("%(side)s. The operator of this server must free space.", side=side)
+    swept_at = None if settings.DEMO else last_sweep()
+    return "" if swept_at is None else late(swept_at)
+
+
+def late(swept_at: float) -> str:
+    """Return what is wrong when the last sweep ended then (epoch seconds), or ""."""
+    silent = clock.now().timestamp() - swept_at
+    if silent > SILENCE:
+        return _(
+            "No sweep ended for %(seconds)s seconds. Check that redis, clock and beat run.",
+            seconds=f"{silent:.0f}",
+        )
+    if -silent > SKEW.total_seconds():
+        return _(
+            "The last sweep ended %(seconds)s seconds in the future. The clock was set "
+            "back, and no sweep ended since then. Check that clock and beat run, and "
+            "that all machines have the same time.",
+            seconds=f"{-silent:.0f}",
+        )
+    return ""
 
 
 def last_sweep() -> float | None:

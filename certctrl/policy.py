@@ -3,8 +3,6 @@
 from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse
-from django.utils import translation
-from django.utils.cache import patch_vary_headers
 
 # Alpine compiles the expressions of attributes, and the templates of the library have styles.
 ADMIN_POLICY = "; ".join(
@@ -21,16 +19,13 @@ ADMIN_POLICY = "; ".join(
 
 
 class AdminPolicy:
-    """Middleware of the admin: the language of the person, and the policy of the pages."""
+    """Middleware that sends the policy of the admin's pages."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if not request.path_info.startswith("/admin/"):
-            return self.get_response(request)
-        with translation.override(translation.get_language_from_request(request)):
-            response = self.get_response(request)
-        response.headers.setdefault("Content-Security-Policy", ADMIN_POLICY)
-        patch_vary_headers(response, ("Accept-Language", "Cookie"))
+        response = self.get_response(request)
+        if request.path_info.startswith("/admin/"):
+            response.headers.setdefault("Content-Security-Policy", ADMIN_POLICY)
         return response

@@ -5,7 +5,10 @@ These are the credentials, the {"data"} envelope, the error shape, and optional 
 
 from typing import Any
 
+from django.utils.translation import override
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.utils import extend_schema
+from drf_spectacular.views import SpectacularAPIView
 
 # Extension of a serializer: response members that may be absent.
 OPTIONAL = "x-optional"
@@ -27,6 +30,15 @@ ERROR = {
         }
     },
 }
+
+
+class SchemaView(SpectacularAPIView):
+    """The schema in English. Names of enumerations follow from the words of their choices."""
+
+    @extend_schema(exclude=True)
+    def get(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        with override("en"):
+            return super().get(request, *args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
@@ -66,6 +78,8 @@ def envelope(result: dict[str, Any], generator: Any, request: Any, public: bool)
             if optional
             else {}
         )
+        for member in schema.get("properties", {}).values():
+            member.pop("title", None)  # the words of the admin
     schemas["Error"] = ERROR
     for operations in result["paths"].values():
         for operation in operations.values():

@@ -5,11 +5,13 @@ See docs/decisions/0063-sentences-are-stored-with-their-parts.md.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
 from django.utils import translation
+from django.utils.translation import gettext_noop
 
 if TYPE_CHECKING:
     TextField = models.TextField[str, str]
@@ -17,6 +19,7 @@ else:
     TextField = models.TextField
 
 STORED = "\x1e"  # begins a stored sentence; no text of another party has this character
+SEPARATORS = (gettext_noop(", "), gettext_noop("; "), gettext_noop(": "), gettext_noop(". "))
 Part = str | int | float
 
 
@@ -57,9 +60,12 @@ def sentence(text: str, /, **parts: Any) -> Sentence:
 
 
 def _part(value: Any) -> Part:
-    if isinstance(value, BaseException) and value.args and isinstance(value.args[0], Sentence):
-        return value.args[0]
-    return str(value)
+    return said_by(value) if isinstance(value, BaseException) else str(value)
+
+
+def said_by(exc: BaseException) -> str:
+    """Return the sentence of an exception, or its text when it has none."""
+    return exc.args[0] if exc.args and isinstance(exc.args[0], Sentence) else str(exc)
 
 
 def _in_english(parts: dict[str, Part]) -> dict[str, Part]:
@@ -83,14 +89,44 @@ def with_parts(sentence: str, change: Callable[[str], str]) -> str:
 
 
 def joined(separator: str, sentences: Iterable[str]) -> str:
-    """Return sentences as one sentence, with `separator` between them."""
+    """Return sentences as one sentence, with `separator` between them.
+
+    Each language has its own form of a separator in SEPARATORS. Chinese has no space.
+    """
     given = list(sentences)
     if not any(isinstance(each, Sentence) for each in given):
         return separator.join(map(str, given))
     if len(given) == 1:
         return given[0]
+    if separator == " ":
+        return reduce(_followed, given)
     parts: dict[str, Part] = {str(at): each for at, each in enumerate(given)}
-    return Sentence(separator.join(f"%({name})s" for name in parts), parts)
+    between = "%(separator)s" if separator in SEPARATORS else separator
+    text = between.join(f"%({name})s" for name in parts)
+    return Sentence(text, parts | {"separator": Sentence(separator, {})})
+
+
+def _followed(first: str, then: str) -> Sentence:
+    return sentence(gettext_noop("%(first)s %(then)s"), first=first, then=then)
+
+
+def either(words: Iterable[str]) -> str:
+    """Return words as alternatives, for example "a, b or c"."""
+    *others, last = words
+    if not others:
+        return last
+    return sentence(gettext_noop("%(others)s or %(last)s"), others=joined(", ", others), last=last)
+
+
+def first_of(words: Sequence[str], most: int, total: int = 0) -> str:
+    """Return the first `most` words, and how many more there are: "a, b and 3 more".
+
+    `total` is their number, if not all of them are given.
+    """
+    listed, more = joined(", ", words[:most]), max(total, len(words)) - most
+    if more <= 0:
+        return listed
+    return sentence(gettext_noop("%(listed)s and %(more)s more"), listed=listed, more=more)
 
 
 def part_of(sentence: str, name: str) -> str:

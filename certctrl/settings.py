@@ -141,12 +141,13 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "certctrl.log.RequestContext",
-    "certctrl.prefix.Prefix",
     "certctrl.language.RequestLanguage",
+    "certctrl.prefix.Prefix",
     "certctrl.cors.CORS",
     "certctrl.policy.AdminPolicy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "accounts.browsers.KnownBrowser",
     "django.middleware.csrf.CsrfViewMiddleware",  # so that its cookie comes after the session's
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -179,7 +180,7 @@ PASSWORD_HASHERS = [
 ]
 AUTH_PASSWORD_VALIDATORS = [
     {
-        "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
+        "NAME": "accounts.passwords.LongEnough",
         "OPTIONS": {"min_length": 12},
     },
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
@@ -188,7 +189,7 @@ AUTH_PASSWORD_VALIDATORS = [
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TIME_ZONE = "UTC"
 USE_TZ = True
-USE_I18N = True  # certctrl.language and dashboard.page choose the language of a request
+USE_I18N = True  # certctrl.language chooses the language of a request
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 # The server's sentences, the pages and the mails with codes. They come before the admin's catalog,

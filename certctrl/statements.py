@@ -130,12 +130,19 @@ class Select(Statement, Generic[M]):
 
     With `changed`, the SELECT reads the rows that this UPDATE changes, with their new values. The
     UPDATE is a common table expression with the name of the table. PostgreSQL has this, SQLite does
-    not.
+    not. `most` is the greatest number of rows.
     """
 
-    def __init__(self, rows: QuerySet[M, Any], changed: Update | None = None) -> None:
+    def __init__(
+        self,
+        rows: QuerySet[M, Any],
+        changed: Update | None = None,
+        most: Parameter | None = None,
+    ) -> None:
         compiler = rows.query.get_compiler(rows.db)
         sql, parameters = compiler.as_sql()
+        if most:
+            sql, parameters = f"{sql} LIMIT %s", (*parameters, most)
         if changed:
             table = compiler.quote_name_unless_alias(rows.model._meta.db_table)
             sql = f"WITH {table} AS ({changed.sql} RETURNING {table}.*) {sql}"
@@ -225,21 +232,35 @@ def insert(row: M, conflict: str = "") -> M:
 
     `conflict` is the clause ON CONFLICT, which both databases have.
     """
+    insert_all([row], conflict)
+    return row
+
+
+def insert_all(rows: Sequence[Model], conflict: str = "") -> None:
+    """Store new rows of one model in one statement, as `insert` does."""
+    if not rows:
+        return
     connection = connections[DEFAULT_DB_ALIAS]
-    model = type(row)
+    model = type(rows[0])
     written = [each for each in model._meta.concrete_fields if not each.generated]
     fields = [each for each in written if not each.primary_key]
-    key = (model, connection.vendor, conflict)
+    key = (model, connection.vendor, conflict, len(rows))
     if key not in _inserts:
         quote: Any = connection.ops.quote_name
         columns = ", ".join(quote(each.column) for each in fields)
-        slots = ", ".join("%s" for _ in fields)
-        into = f"{quote(model._meta.db_table)} ({columns}) VALUES ({slots})"
+        slots = ", ".join(["(" + ", ".join("%s" for _ in fields) + ")"] * len(rows))
+        into = f"{quote(model._meta.db_table)} ({columns}) VALUES {slots}"
         _inserts[key] = f"INSERT INTO {into} {conflict} RETURNING {quote(model._meta.pk.column)}"
-    values = [each.get_db_prep_save(each.pre_save(row, True), connection) for each in fields]
     cursor = _cursor(connection)
-    cursor.execute(_inserts[key], values)
-    [(row.pk,)] = cursor.fetchall()
-    row._state.adding = False
-    row._state.db = DEFAULT_DB_ALIAS
-    return row
+    cursor.execute(
+        _inserts[key],
+        [
+            each.get_db_prep_save(each.pre_save(row, True), connection)
+            for row in rows
+            for each in fields
+        ],
+    )
+    for row, (pk,) in zip(rows, cursor.fetchall(), strict=True):
+        row.pk = pk
+        row._state.adding = False
+        row._state.db = DEFAULT_DB_ALIAS

@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cache
 from multiprocessing.sharedctypes import RawValue
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -157,10 +158,28 @@ def _parameter(model: type[models.Model], kind: str, name: str) -> Parameter:
     return Parameter(f"{kind} {name}", field)
 
 
-# Statements that are compiled already, by all that their SQL depends on.
+# The statements of claims that are compiled already, by all that their SQL depends on.
 _claims: dict[Any, tuple[Update, Select[Any]]] = {}
-_updates: dict[Any, Update] = {}
-_checks: dict[Any, Select[Any]] = {}
+
+
+@cache
+def _compiled_update(
+    model: "type[Turns]",
+    vendor: str,
+    before: tuple[str, ...],
+    unset: frozenset[str],
+    columns: tuple[str, ...],
+) -> Update:
+    """Return the UPDATE of the row that a turn holds. Those in `unset` are null before it."""
+    mine = model._base_manager.filter(pk=Parameter("of pk"), holder=Parameter("of holder"))
+    same = {name: None if name in unset else _parameter(model, "was", name) for name in before}
+    return Update(mine.filter(**same), {name: _parameter(model, "to", name) for name in columns})
+
+
+@cache
+def _compiled_check(model: "type[Turns]", vendor: str) -> Select[Any]:
+    mine = model._base_manager.filter(pk=Parameter("pk"), holder=Parameter("holder"))
+    return Select(mine.values_list("pk"))
 
 
 class TurnsQuerySet(models.QuerySet[Row]):
@@ -170,9 +189,15 @@ class TurnsQuerySet(models.QuerySet[Row]):
     def sendable(self, at: datetime) -> Self:
         """Return the due rows that have no message on its way."""
         resend = at - timedelta(seconds=settings.RESEND)
-        # Also resend a message from the future: the clock of its sender was ahead.
-        lost = Q(queued_at__lt=resend) | Q(queued_at__gt=at + SKEW)
-        return self.due(at).filter(Q(queued_at=None) | lost)
+        return self.due(at).without_message(resend, at + SKEW)
+
+    def without_message(self, resend: datetime | Parameter, ahead: datetime | Parameter) -> Self:
+        """Return the rows without a message that was sent between `resend` and `ahead`.
+
+        A message from the future is sent again too: the clock of its sender was ahead.
+        """
+        lost = Q(queued_at__lt=resend) | Q(queued_at__gt=ahead)
+        return self.filter(Q(queued_at=None) | lost)
 
     def has_due(self) -> bool:
         """Return whether there is a row, of a query set of due rows.
@@ -363,8 +388,7 @@ class Turns(models.Model):
         if self.carries:
             with self.fence(**fields):
                 return
-        if not self.write_unless_changed({}, fields):
-            raise LostTurn
+        self.write_unless_changed({}, fields)
 
     def write_unless_changed(self, before: dict[str, Any], fields: dict[str, Any]) -> bool:
         """Update these columns if the row still has the values of `before`.
@@ -390,28 +414,17 @@ class Turns(models.Model):
             raise LostTurn
         if any(hasattr(value, "resolve_expression") for value in fields.values()):
             return self.mine().filter(**before).update(**fields)
-        model, vendor = type(self), connections[DEFAULT_DB_ALIAS].vendor
         unset = frozenset(name for name, value in before.items() if value is None)
-        key = (model, vendor, tuple(before), unset, tuple(fields))
-        if key not in _updates:
-            mine = model._base_manager.filter(pk=Parameter("of pk"), holder=Parameter("of holder"))
-            same = {
-                name: None if name in unset else _parameter(model, "was", name) for name in before
-            }
-            columns = {name: _parameter(model, "to", name) for name in fields}
-            _updates[key] = Update(mine.filter(**same), columns)
+        vendor = connections[DEFAULT_DB_ALIAS].vendor
+        update = _compiled_update(type(self), vendor, tuple(before), unset, tuple(fields))
         values = {"of pk": self.pk, "of holder": self.holder}
         values |= {f"was {name}": value for name, value in before.items()}
         values |= {f"to {name}": value for name, value in fields.items()}
-        return _updates[key](**values)
+        return update(**values)
 
     def _is_mine(self) -> bool:
-        model = type(self)
-        key = (model, connections[DEFAULT_DB_ALIAS].vendor)
-        if key not in _checks:
-            mine = model._base_manager.filter(pk=Parameter("pk"), holder=Parameter("holder"))
-            _checks[key] = Select(mine.values_list("pk"))
-        return bool(self.holder and _checks[key](pk=self.pk, holder=self.holder))
+        check = _compiled_check(type(self), connections[DEFAULT_DB_ALIAS].vendor)
+        return bool(self.holder and check(pk=self.pk, holder=self.holder))
 
     @contextmanager
     def fence(self, **fields: Any) -> Iterator[None]:

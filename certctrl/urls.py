@@ -3,13 +3,13 @@
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularSwaggerView
 
 import dashboard.urls
 import devices.urls
 import signin.urls
-from certctrl import schema  # noqa: F401  (registers the schemes of our credentials)
 from certctrl.health import Health
+from certctrl.schema import SchemaView
 from dashboard.signing import AdminSignIn
 
 handler400 = "certctrl.errorshape.bad_request"
@@ -35,7 +35,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("health", Health.as_view()),
     path("auth", include(signin.urls.urlpatterns)),
     path("auth", include(devices.urls.auth_urlpatterns)),
-    path("apiv1/schema", SpectacularAPIView.as_view(metadata_class=None), name="schema"),
+    path("apiv1/schema", SchemaView.as_view(metadata_class=None), name="schema"),
     path(
         "apiv1/docs",
         SpectacularSwaggerView.as_view(url_name="schema", metadata_class=None),

@@ -7,6 +7,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponseRedirect
 from django.urls import reverse
+from django.utils.dates import WEEKDAYS_ABBR
 from django.utils.translation import gettext as _
 
 from certctrl import errors
@@ -40,7 +41,10 @@ def facts(certificate: Certificate, deployments: Sequence[Deployment]) -> dict[s
         "probes": probes,
         "probed": probed(certificate),
         "window": window,
-        "window_days": [(day, day in (window.get("days") or DAYS)) for day in DAYS],
+        "window_days": [
+            (day, WEEKDAYS_ABBR[number], day in (window.get("days") or DAYS))
+            for number, day in enumerate(DAYS)
+        ],
     }
 
 
@@ -83,13 +87,15 @@ class Assigning(Page):
         return None
 
     def device(self, asked: str) -> Device:
+        if not asked:
+            raise errors.Invalid(_("Name a device, or a tag."))
         rows = Device.objects.filter(owner=self.owner).order_by("status", "-pk")
         named = rows.filter(name=asked) | rows.filter(public_id=asked.lower())
         if pk := number(asked):
             named |= rows.filter(pk=pk)
-        found = named.first() if asked else None
+        found = named.first()
         if not found:
-            raise errors.Invalid(_("You have no device %(name)s.") % {"name": asked or '""'})
+            raise errors.Invalid(_("You have no device %(name)s.") % {"name": asked})
         return found
 
     def do_unassign(self, certificate: Certificate) -> None:

@@ -10,9 +10,8 @@ from django.utils.translation import gettext as _
 
 from authorities import exchanges
 from certctrl import clock, errors
-from certctrl.sentences import part_of
 from dashboard.certificate import certificate_of, curls
-from dashboard.conditions import STEPS, condition_of_attempt, step_name, steps_done
+from dashboard.conditions import STEPS, condition_of_attempt, said, step_name, steps_done
 from dashboard.page import Page, show
 from issuance.api import attempts as api
 from issuance.calls import trouble_of
@@ -107,13 +106,6 @@ def usual(certificate: Certificate) -> timedelta | None:
     return sum(took, timedelta()) / len(took) if took else None
 
 
-def said(what: str) -> tuple[str, str]:
-    """Return our sentence, and the words of another party at its end, if there are some."""
-    shown, theirs = str(what), part_of(what, "said")
-    ours = shown.removesuffix(theirs)
-    return (ours, theirs) if theirs and ours != shown else (shown, "")
-
-
 def steps_of(
     issuance: Issuance, events: Sequence[IssuanceEvent], waits_for: str
 ) -> list[dict[str, Any]]:
@@ -142,7 +134,8 @@ def steps_of(
         # A preflight is a part of the first step.
         named = [step] if number else [step, "preflight"]
         own = [each for each in events if each.step in named]
-        told = [each for each in own if kind != "now" or each.what != waits_for]
+        shown_below = {"now": waits_for, "failed": issuance.error_what}.get(kind)
+        told = [each for each in own if each.what != shown_below]
         steps.append(
             {
                 "name": step_name(step),

@@ -10,13 +10,16 @@ from accounts import audit
 from certctrl import errors
 from dashboard.certificate import REASONS
 from dashboard.certificates import BULK, asked_in, filter_of
-from dashboard.page import FORM_KEY, Page, number, show
+from dashboard.page import ALL, FORM_KEY, Page, number, show
 from issuance import services
 from issuance.models import digest
 from issuance.services import Idempotency
 
 
 class BulkPage(Page):
+    keeps = ALL
+    only_acts = True
+
     def get(self, request: HttpRequest) -> HttpResponse:
         """Lead to the list. The button was pressed after the session ended."""
         return HttpResponseRedirect(reverse("certificates"))

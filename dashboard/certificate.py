@@ -1,6 +1,7 @@
 """One certificate: its versions, its key, its attempts, and what can be done with it."""
 
 import io
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from itertools import zip_longest
@@ -12,6 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import reverse
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from accounts import audit
 from authorities import pki
@@ -26,9 +28,10 @@ from dashboard.conditions import (
     condition_of,
     condition_of_attempt,
     note_failures,
+    said,
     steps_done,
 )
-from dashboard.page import FORM_KEY, Page, count, curl, need_fresh_login, show
+from dashboard.page import ALL, FORM_KEY, Page, count, curl, need_fresh_login, show
 from issuance import preflight, services
 from issuance.api import preflight as throttles
 from issuance.api import views
@@ -42,7 +45,7 @@ REASONS = ("superseded", "keyCompromise", "cessationOfOperation", "affiliationCh
 # Which server wants which file. The names of servers are not translated.
 SERVERS = (
     ("nginx, Apache, Caddy, Postfix, Dovecot", "fullchain.pem + private.key"),
-    ("HAProxy", "fullchain.pem + private.key, in one file"),
+    ("HAProxy", gettext_lazy("fullchain.pem + private.key, in one file")),
     ("Java, Tomcat, Windows, IIS, Exchange", "bundle.pfx"),
 )
 FILES = {
@@ -100,10 +103,12 @@ class CertificatePage(Page):
             each.certificate = certificate
             each.opens = each.device.key_id in recipients  # type: ignore[attr-defined]
         lanes = drawing.Lanes([each[0] for each in drawn(certificate, versions)], clock.now())
+        condition = condition_of(certificate)
         context = {
             "here": "certificates",
             "certificate": certificate,
-            "condition": condition_of(certificate),
+            "condition": condition,
+            "said": said(condition.note),
             "open_attempt": Issuance.objects.open_of(certificate),
             "axis": lanes.axis(),
             "lanes": [
@@ -230,6 +235,7 @@ class CertificateAction(Assigning, Changing, CertificatePage):
     """A button of the certificate's page. Afterwards the page, or the new attempt, is shown."""
 
     http_method_names = ("get", "post")
+    keeps = ALL
 
     def get(self, request: HttpRequest, pk: int, action: str = "") -> HttpResponse:
         """Lead to the page. The button was pressed after the session ended."""
@@ -354,7 +360,7 @@ ACTIONS = tuple(name.removeprefix("do_") for name in dir(CertificateAction) if n
 
 def listed(text: str) -> list[str]:
     """Return the labels in a field, where commas separate them."""
-    return [" ".join(each.split()) for each in text.split(",") if each.strip()]
+    return [" ".join(each.split()) for each in re.split(r"[,\uff0c\u3001]", text) if each.strip()]
 
 
 def with_password(content: bytes, password: str) -> bytes:

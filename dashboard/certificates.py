@@ -1,13 +1,13 @@
 """The list of certificates, page by page."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date
 from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import messages
-from django.db.models import Q, QuerySet
+from django.db.models import Count, F, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.urls import reverse
 from django.utils.dateparse import parse_datetime
@@ -21,10 +21,11 @@ from authorities.models import AcmeAccount
 from certctrl import clock, errors
 from dashboard import drawing
 from dashboard.conditions import Condition, condition_of, note_failures, with_attempts
-from dashboard.page import Page, number, show
+from dashboard.page import ALL, Page, number, show
+from devices.models import Device
 from dnsproviders.models import DnsCredential
 from issuance import services
-from issuance.models import Certificate
+from issuance.models import Certificate, Deployment
 from keystore.models import Envelope
 
 ROWS = (20, 100, 500)
@@ -62,6 +63,9 @@ class Row:
     condition: Condition
     bar: str
     more: int
+    # Devices that it is assigned to, and those that serve its version. Only the list knows them.
+    assigned: int = 0
+    served: int = 0
 
 
 def row_of(certificate: Certificate) -> Row:
@@ -76,6 +80,24 @@ def row_of(certificate: Certificate) -> Row:
 def rows_of(certificates: Sequence[Certificate]) -> list[Row]:
     note_failures(certificates)
     return [row_of(each) for each in certificates]
+
+
+def with_served(rows: Sequence[Row]) -> list[Row]:
+    """Add the devices to the rows of a list, by one query."""
+    active = Deployment.objects.filter(device__status=Device.Status.ACTIVE)
+    of_page = active.filter(certificate__in=[row.certificate.pk for row in rows])
+    serves = Q(served_serial=F("certificate__current__serial"))
+    counts = of_page.values("certificate").annotate(
+        assigned=Count("pk"), served=Count("pk", filter=serves)
+    )
+    found = {
+        pk: numbers for pk, *numbers in counts.values_list("certificate", "assigned", "served")
+    }
+    numbers = [found.get(row.certificate.pk, (0, 0)) for row in rows]
+    return [
+        replace(row, assigned=assigned, served=served)
+        for row, (assigned, served) in zip(rows, numbers, strict=True)
+    ]
 
 
 def shown(rows: QuerySet[Certificate]) -> QuerySet[Certificate]:
@@ -184,14 +206,16 @@ class CertificateList(Page):
             shown(rows).prefetch_related("labels"), asked["sort"], asked["after"], size
         )
         accounts = choices(AcmeAccount, self.owner, "ca_provider")
+        is_filtered = any(asked[name] for name in FILTERS)
         context: dict[str, Any] = {
             "here": "certificates",
-            "rows": rows_of(page),
+            "rows": with_served(rows_of(page)),
+            "total": 0 if is_filtered else services.total(self.owner),
             "asked": asked,
             "size": size,
             "sizes": [(each, address(asked, each)) for each in ROWS],
             "sorts": SORTS,
-            "is_filtered": any(asked[name] for name in FILTERS),
+            "is_filtered": is_filtered,
             "chips": [(*chip, address(asked, size, chip=chip[0])) for chip in CHIPS],
             "all": address(asked, size, chip=""),
             "first": address(asked, size) if asked["after"] else "",
@@ -210,6 +234,9 @@ class CertificateList(Page):
 
 class ViewSaved(Page):
     """The button that gives the filters of the list a name, and the one that forgets it."""
+
+    keeps = ALL
+    only_acts = True
 
     def get(self, request: HttpRequest, pk: int = 0) -> HttpResponse:
         return HttpResponseRedirect(reverse("certificates"))

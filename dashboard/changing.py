@@ -129,7 +129,7 @@ def words() -> dict[str, str]:
 def told(stale: services.Stale) -> errors.Conflict:
     """Return the refusal of a stale form, in the words of the page."""
     named = words()
-    changed = "; ".join(dict.fromkeys(named[column] for column in stale.columns))
+    changed = _("; ").join(dict.fromkeys(named[column] for column in stale.columns))
     return errors.Conflict(
         _(
             "Nothing was stored. Since this page was opened, somebody changed: %(changed)s. "

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from django.db.models import OuterRef, Prefetch, QuerySet, Subquery
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from certctrl import clock
+from certctrl.sentences import part_of
 from issuance import workflow
-from issuance.models import Certificate, Issuance
+from issuance.models import Certificate, Issuance, open_attempts
 
 STEPS = tuple(step.name for step in workflow.STEPS)
 State = Issuance.State
@@ -32,9 +34,8 @@ def steps_done(issuance: Issuance) -> int:
 def with_attempts(rows: QuerySet[Certificate]) -> QuerySet[Certificate]:
     """Add the open attempt, and the id of the last attempt that failed."""
     failed = Issuance.objects.filter(certificate=OuterRef("pk"), state=State.FAILED)
-    return rows.annotate(
-        last_failed_id=Subquery(failed.order_by("-pk").values("pk")[:1])
-    ).prefetch_related(Prefetch("issuances", Issuance.objects.open(), to_attr="open_issuances"))
+    last = Subquery(failed.order_by("-pk").values("pk")[:1])
+    return rows.annotate(last_failed_id=last).prefetch_related(open_attempts())
 
 
 def note_failures(certificates: Sequence[Certificate]) -> None:
@@ -93,14 +94,23 @@ def condition_of_attempt(issuance: Issuance) -> Condition:
     return Condition("fails", "fails", _("failed"), issuance.error_what)
 
 
+def said(what: str) -> tuple[str, str]:
+    """Return our sentence, and the words of another party at its end, if there are some."""
+    shown, theirs = str(what), part_of(what, "said")
+    ours = shown.removesuffix(theirs)
+    return (ours, theirs) if theirs and ours != shown else (shown, "")
+
+
+STEP_NAMES = (
+    gettext_noop("order"),
+    gettext_noop("present"),
+    gettext_noop("propagate"),
+    gettext_noop("validate"),
+    gettext_noop("finalize"),
+    gettext_noop("download"),
+    gettext_noop("preflight"),
+)
+
+
 def step_name(step: str) -> str:
-    names = {
-        "order": _("order"),
-        "present": _("present"),
-        "propagate": _("propagate"),
-        "validate": _("validate"),
-        "finalize": _("finalize"),
-        "download": _("download"),
-        "preflight": _("preflight"),
-    }
-    return names.get(step, step)
+    return _(step) if step in STEP_NAMES else step

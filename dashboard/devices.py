@@ -14,10 +14,11 @@ from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 
 from accounts import audit
+from accounts.models import User
 from certctrl import clock, errors
 from certctrl.errorshape import refusal_of
 from dashboard.conditions import Condition
-from dashboard.page import Page, curl, need_fresh_login, number, rows_of, show
+from dashboard.page import ALL, SEPARATORS, Page, curl, need_fresh_login, number, rows_of, show
 from dashboard.setup import DAY, SetupPage
 from devices import installplans, services
 from devices.models import Device, DeviceTag, EnrolmentKey
@@ -27,6 +28,7 @@ from issuance.models import Certificate, CertificateVersion, Deployment
 from keystore.models import Envelope, KeyWrap
 
 MOST_CERTIFICATES = 100  # of one device on its page
+MOST_BEHIND = 10  # certificates on devices that do not serve what they should
 MOST_PLANS = 20  # versions of an install plan in its history
 AWAY = timedelta(days=1)  # a device that has not been heard of for longer
 
@@ -64,12 +66,21 @@ class DeviceList(Page):
             "rows": with_conditions(page.rows),
             "asked": asked,
             "is_filtered": any(asked.values()),
+            **({} if any(asked.values()) or page.first else behind_of(self.owner)),
             "active": Device.objects.filter(owner=self.owner, status=Device.Status.ACTIVE).count(),
-            "behind": behind.values("device").distinct().count(),
+            "late": behind.values("device").distinct().count(),
             "tags": tags_of(self.owner.pk),
             "login": login_command(request),
         }
         return show(request, "devices.html", context)
+
+
+def behind_of(owner: User) -> dict[str, Any]:
+    """Return what devices serve that is not what they should, the newest assignments first."""
+    behind = certificates.not_serving(certificates.deployments_of(owner))
+    shown = with_opens(behind.select_related("device", "wanted", "certificate__current"))
+    rows = [(each, deployment_condition(each)) for each in shown.order_by("-pk")[:MOST_BEHIND]]
+    return {"behind": certificates.count(behind), "behind_rows": rows}
 
 
 def tags_of(owner: int) -> list[str]:
@@ -254,6 +265,8 @@ def deployment_row(row: Deployment) -> dict[str, Any]:
 class DeviceAction(DevicePage):
     """A button of the device's page. Afterwards the page is shown."""
 
+    keeps = ALL
+
     def get(self, request: HttpRequest, pk: int, action: str = "") -> HttpResponse:
         """Lead to the page. The button was pressed after the session ended."""
         return HttpResponseRedirect(reverse("device", args=[pk]))
@@ -274,7 +287,7 @@ class DeviceAction(DevicePage):
         sent = self.request.POST
         body = {
             "name": sent.get("name", ""),
-            "tags": sent.get("tags", "").replace(",", " ").split(),
+            "tags": [each for each in SEPARATORS.split(sent.get("tags", "")) if each],
         }
         services.change_device(device, DeviceChange().run_validation(body))
         messages.success(self.request, _("The name and the tags are stored."))

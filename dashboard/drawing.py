@@ -12,7 +12,6 @@ from issuance.services import DayCount
 
 DAYS = 90  # of the axis
 WIDTH = 97.0  # percent for them; the rest is for what ends later
-GRID = '<line class="grid" x1="{0}" x2="{0}" y1="-11" y2="27"/>'
 MOST_LATER = 98.6  # percent
 
 
@@ -38,8 +37,11 @@ def axis() -> SafeString:
     return format_html('<svg class="axis" aria-hidden="true">{}</svg>', marks)
 
 
-def grid() -> SafeString:
-    return format_html_join("", GRID, ((f"{x(days)}%",) for days in (0, 30, 60, 90)))
+GRID = format_html_join(
+    "",
+    '<line class="grid" x1="{0}%" x2="{0}%" y1="-11" y2="27"/>',
+    ((x(days),) for days in (0, 30, 60, 90)),
+)
 
 
 def life(
@@ -51,10 +53,10 @@ def life(
     is only thick, because its reserve is in use.
     """
     if ends is None:
-        return format_html('<svg class="life" aria-hidden="true">{}</svg>', grid())
+        return format_html('<svg class="life" aria-hidden="true">{}</svg>', GRID)
     end = (ends - now) / timedelta(days=1)
     begin = (renews - now) / timedelta(days=1) if renews else end
-    parts = [grid()]
+    parts = [GRID]
     fill = {"again": "url(#hatch-wait)", "waits": "url(#hatch-wait)"}.get(kind, "currentColor")
     if kind in ("you", "again", "waits", "goes") and end > 0:
         bar = '<rect x="0" y="5.5" width="{}%" height="5" fill="{}" stroke="currentColor"/>'

@@ -21,7 +21,7 @@ from keystore.models import Envelope
 MOST_ROWS = 200
 MOST_CHARACTERS = 256 * 1024
 HEADINGS = ("name", "names", "domain", "domains", "san", "sans", "dnsname", "hostname")
-FIELDS = ("text", "account", "credential", "key", "policy")
+FIELDS = ("text", "account", "credential", "key", "policy", "export")
 
 
 @dataclass

@@ -1,12 +1,14 @@
 """The form that issues a certificate. Names and zones are checked before its button."""
 
 import math
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
+from django.conf import settings
+from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -15,15 +17,15 @@ from django.views.decorators.debug import sensitive_variables
 from accounts.models import User
 from authorities import catalog
 from authorities.models import AcmeAccount
-from certctrl import errors, outward
+from certctrl import clock, errors, outward
 from certctrl.errorshape import refusal_of
 from dashboard.certificate import to_attempt
 from dashboard.certificates import MOST_CHOICES, choices, shown, usable_accounts
 from dashboard.changing import KEYS
-from dashboard.conditions import condition_of, note_failures
-from dashboard.page import FORM_KEY, Page, count, is_partial, number, show
+from dashboard.conditions import Condition, condition_of, note_failures
+from dashboard.page import FORM_KEY, SEPARATORS, Page, count, curl, is_partial, number, show
 from devices.models import Device
-from dnsproviders.models import DnsCredential
+from dnsproviders.models import DisabledProvider, DnsCredential
 from issuance import identifiers, ratelimits, services
 from issuance.api import parsing, requests
 from issuance.api import preflight as throttles
@@ -32,13 +34,13 @@ from issuance.models import Certificate, digest
 from issuance.services import Idempotency
 from keystore.models import Envelope
 
-SEPARATORS = re.compile(r"[\s,;]+")
 MOST_TYPED = 100 * 260  # characters
 MOST_CHECKED = 200  # names; CAs take a hundred
 FIELDS = (
     *("names", "account", "credential", "key", "policy", "export", "profile", "chain"),
-    *("fallback", "before", "auto_renew", "reuse_key", "method", "device", "second"),
+    *("fallback", "before", "auto_renew", "reuse_key", "method", "device", "second", "matched"),
 )
+MOST_LOOKS = 10  # in a row, that the page makes by itself
 MOST_SAME = 3  # certificates with the same names that are shown
 DAY = 86400
 BY_AGENT = (Certificate.VerifyMethod.HTTP_01, Certificate.VerifyMethod.TLS_ALPN_01)
@@ -87,12 +89,8 @@ def companions(names: list[Checked]) -> list[str]:
     return offered
 
 
-def there_already(
-    form: "Form", account: AcmeAccount | None, found: list[Checked]
-) -> dict[str, Any]:
+def there_already(form: "Form", account: AcmeAccount | None, names: list[str]) -> dict[str, Any]:
     """Return the certificates with the same names, and what a second one would cost at the CA."""
-    good = [each.name for each in found if each.name]
-    names = list(dict.fromkeys([*good, *form.given.get("also", ())]))
     ids = services.with_names(form.owner, names)[:MOST_SAME]
     same = list(shown(services.of_owner(form.owner).filter(pk__in=ids)).order_by("-pk"))
     note_failures(same)
@@ -113,7 +111,8 @@ class Form:
         self.owner = owner
         self.given = given
         self.accounts = usable_accounts(owner.pk)
-        self.credentials = choices(DnsCredential, owner)
+        self.credentials = choices(DnsCredential, owner, "provider", "last_error", "checked_at")
+        self.disabled = set(DisabledProvider.objects.values_list("provider", flat=True))
         devices = Device.objects.filter(owner=owner, status=Device.Status.ACTIVE)
         self.devices = list(devices.order_by("-pk").only("name", "public_id")[:MOST_CHOICES])
 
@@ -122,13 +121,54 @@ class Form:
         found = [each for each in self.accounts if each.pk == wanted]
         return found[0] if found else None
 
-    def body(self) -> dict[str, Any]:
-        """Return the request of the API for this form."""
+    def credential(self) -> DnsCredential | None:
+        return self.named(number(str(self.given.get("credential", ""))))
+
+    def named(self, pk: int | None) -> DnsCredential | None:
+        return next((each for each in self.credentials if each.pk == pk), None)
+
+    def device(self) -> Device | None:
+        wanted = number(str(self.given.get("device", "")))
+        return next((each for each in self.devices if each.pk == wanted), None)
+
+    def choose_the_only_ones(self) -> None:
+        """Choose the first account, and the only credential, where the person chose none yet."""
+        if self.accounts and not self.given.get("account"):
+            self.given = {**self.given, "account": self.accounts[0].pk}
+        if len(self.credentials) == 1 and "credential" not in self.given:
+            only = self.credentials[0].pk
+            self.given = {**self.given, "credential": only, "matched": only}
+
+    def match(self) -> None:
+        """Choose the credential that proved these names last, unless the person chose another."""
+        names = self.good_names()
+        if self.given.get("method") in BY_AGENT or self.is_private() or not names:
+            return
+        if str(self.given.get("credential", "")) != str(self.given.get("matched", "")):
+            return
+        zones = services.zones_of(self.owner, names)
+        if last := next((each.proved_by for each in zones if self.named(each.proved_by)), None):
+            self.given = {**self.given, "credential": last, "matched": last}
+
+    def names(self) -> list[str]:
+        """Return the names as they were typed, and those that were ticked."""
+        return [*typed_names(str(self.given.get("names", ""))), *self.given.get("also", ())]
+
+    def is_private(self) -> bool:
+        account = self.account()
+        return bool(account and account.is_private)
+
+    def good_names(self) -> list[str]:
+        """Return the names that are allowed."""
+        found = checked(self.names(), private=self.is_private())
+        return [each.name for each in found if each.name]
+
+    def body(self, names: list[str], *, later: bool = False) -> dict[str, Any]:
+        """Return the request of the API for this form. With `later`, nothing is ordered."""
         given = self.given
-        names = typed_names(str(given.get("names", ""))) + list(given.get("also", ()))
         key_type, _dash, key_size = str(given.get("key", "")).partition("-")
         body: dict[str, Any] = {
-            "domain": names[0] if names else "",
+            "domain_name" if later else "domain": names[0] if names else "",
             "sans": names[1:],
             "auto_renew": bool(given.get("auto_renew")),
             "reuse_key": bool(given.get("reuse_key")),
@@ -153,14 +193,17 @@ class Form:
         }
         return body | {name: given[field] for name, field in texts.items() if given.get(field)}
 
-    def spec(self, credential: DnsCredential | None = None) -> services.CertificateSpec:
+    def spec(
+        self, credential: DnsCredential | None = None, *, later: bool = False
+    ) -> services.CertificateSpec:
         """Return the request for a certificate. Raise Invalid, MissingField or NotFound.
 
-        A form for many certificates hands in the credential that the first one has found.
+        A form for many certificates hands in the credential that the first one has found. A
+        certificate that is issued later may lack what only an order needs.
         """
         if not self.given.get("account"):
             raise errors.MissingField(_("Choose an account."), field="account")
-        parsed = requests.CertificateRequest().run_validation(self.body())
+        parsed = requests.CertificateRequest().run_validation(self.body(self.names(), later=later))
         if not parsed["domain"]:
             raise errors.MissingField(_("Type at least one name."), field="domain")
         return parsing.spec_of(self.owner, parsed, self.account(), credential)
@@ -172,6 +215,7 @@ def defaults(owner: User) -> dict[str, Any]:
     given: dict[str, Any] = {"auto_renew": "on", "policy": Envelope.Policy.HYBRID, "key": ""}
     if last:
         given |= {"account": last.account_id, "credential": last.credential_id or ""}
+        given["matched"] = given["credential"]
         given |= {"method": last.verify_method, "device": last.verify_device_id or ""}
         given["policy"] = last.key_policy
         given["export"] = "on" if last.server_decrypt_export else ""
@@ -181,6 +225,83 @@ def defaults(owner: User) -> dict[str, Any]:
 def fields_of(sent: QueryDict) -> dict[str, Any]:
     given: dict[str, Any] = {name: sent.get(name, "") for name in FIELDS}
     return given | {"also": sent.getlist("also")}
+
+
+@dataclass(frozen=True)
+class ProofRow:
+    """How the names of one zone are proved, by what, and what is known of it."""
+
+    proof: services.ZoneProof
+    by: str
+    how: str
+    condition: Condition
+    asked_at: datetime | None = None
+    replaces: bool = False  # the credential was refused, and should be replaced
+
+
+def proof_rows(form: Form, zones: list[services.ZoneProof], *, is_looked: bool) -> list[ProofRow]:
+    method = str(form.given.get("method") or Certificate.VerifyMethod.DNS_01)
+    if method in BY_AGENT:
+        device = form.device()
+        by = str(device) if device else _("no device")
+        port = 80 if method == Certificate.VerifyMethod.HTTP_01 else 443
+        how = _("%(method)s: the agent answers on port %(port)d") % {"method": method, "port": port}
+        chosen = Condition("plain", "new", _("asked at the order"))
+        condition = chosen if device else Condition("you", "you", _("choose a device"))
+        return [ProofRow(each, by, how, condition) for each in zones]
+    credential = form.credential()
+    if not credential and not delegation.is_offered():
+        lacks = Condition("you", "you", _("choose a credential"))
+        how = _("a TXT record for each name")
+        return [ProofRow(each, _("no credential"), how, lacks) for each in zones]
+    by = credential.name if credential else _("the service zone, by CNAME")
+    rows = []
+    for each in zones:
+        condition = condition_of_zone(form, each, is_looked=is_looked)
+        is_refused = bool(credential and condition.kind == "you")
+        asked_at = credential.checked_at if credential and is_refused else None
+        if is_looked and each.is_seen is not None:
+            asked_at = clock.now()
+        how = _("a TXT record for each name")
+        rows.append(ProofRow(each, by, how, condition, asked_at, is_refused))
+    return rows
+
+
+def condition_of_zone(form: Form, zone: services.ZoneProof, *, is_looked: bool) -> Condition:
+    if is_looked and zone.is_seen is not None:
+        if zone.is_seen:
+            return Condition("works", "works", _("sees the zone"))
+        return Condition("you", "you", _("refused"))
+    credential, last = form.credential(), form.named(zone.proved_by)
+    if credential and credential.last_error:
+        return Condition("you", "you", _("refused"))
+    if credential and last == credential:
+        return Condition("plain", "ok", _("proved it before"))
+    if last:
+        return Condition("waits", "waits", _("%(name)s proved it before") % {"name": last.name})
+    return Condition("plain", "new", _("no answer") if is_looked else _("not asked yet"))
+
+
+def summary(form: Form, names: list[str]) -> dict[str, Any]:
+    """Return the certificate that the form would make, in a few words, and its call of the API."""
+    account = form.account()
+    given = form.given
+    key = dict(KEYS).get(given.get("key") or "", _("the key type of the account"))
+    expected = None
+    if account and names:
+        before = number(str(given.get("before", "")))
+        expected = services.expected(account, str(given.get("profile") or ""), before)
+    return {
+        "names": len(names),
+        "account": account,
+        "words": _(", ").join(
+            [
+                *([str(catalog.info(account.ca_provider).label)] if account else []),
+                *(key, str(given.get("policy") or Envelope.Policy.HYBRID)),
+            ]
+        ),
+        "expected": expected,
+    }
 
 
 class Issue(Page):
@@ -193,7 +314,10 @@ class Issue(Page):
             given["also"] = kept.get("also", [])
         elif names := request.GET.get("names", "")[:MOST_TYPED]:
             given["names"] = names
-        return self.page(Form(self.owner, given))
+        form = Form(self.owner, given)
+        form.choose_the_only_ones()
+        form.match()
+        return self.page(form)
 
     @sensitive_variables()
     def post(self, request: HttpRequest) -> HttpResponse:
@@ -201,17 +325,20 @@ class Issue(Page):
         if left_out := request.POST.get("leave"):
             rest = [each for each in typed_names(form.given["names"]) if each != left_out]
             form.given = {**form.given, "names": "\n".join(rest)}
+            form.match()
             return self.page(form)
-        if request.POST.get("action") != "issue":
+        action = request.POST.get("action")
+        if action not in ("issue", "later"):
+            form.match()
             return self.look(form)
         key = request.POST.get(FORM_KEY, "")
         try:
-            spec = form.spec()
-            sent = Idempotency(f"page {key[:200]}", digest("issue", spec.digest()))
+            spec = form.spec(later=action == "later")
+            sent = Idempotency(f"page {key[:200]}", digest(action, spec.digest()))
             certificate, issuance = services.create_certificate(
                 self.owner,
                 spec,
-                issue=True,
+                issue=action == "issue",
                 idempotency=sent if key else None,
                 unless_same_names=not form.given["second"],
             )
@@ -230,6 +357,8 @@ class Issue(Page):
             return self.page(form, refused=refused, status=refused.status)
         if issuance:
             return to_attempt(issuance)
+        if action == "later":
+            messages.success(request, _("The certificate is recorded. Nothing was ordered."))
         return HttpResponseRedirect(reverse("certificate", args=[certificate.pk]))
 
     def look(self, form: Form) -> HttpResponse:
@@ -239,7 +368,9 @@ class Issue(Page):
             if not spec.account.is_private:
                 count(throttles.PreflightThrottle(), self.request, self)
             with outward.for_owner(self.owner.pk):
-                facts: dict[str, Any] = {"findings": services.look(self.owner, spec)}
+                facts: dict[str, Any] = services.look(self.owner, spec)._asdict()
+            looks = (number(self.request.POST.get("looks", "")) or 0) + 1
+            facts["looks"] = looks if any(each.blocks for each in facts["findings"]) else 0
         except Exception as exc:
             refused = refusal_of(exc)
             if not refused:
@@ -249,11 +380,17 @@ class Issue(Page):
 
     def page(self, form: Form, status: int = 200, **facts: Any) -> HttpResponse:
         account = form.account()
-        names = typed_names(str(form.given.get("names", "")))
-        found = checked(names, private=bool(account and account.is_private))
+        is_private = form.is_private()
+        found = checked(typed_names(str(form.given.get("names", ""))), private=is_private)
+        names = form.good_names()
+        is_looked = bool(facts.get("looked"))
+        zones = facts.get("zones", [])
+        if not zones and not is_private:
+            zones = services.zones_of(self.owner, names)
         template = "issue.html"
         if is_partial(self.request):
-            template = "issue_found.html" if facts.get("looked") else "issue_names.html"
+            template = "issue_found.html" if is_looked else "issue_names.html"
+        me = self.request.build_absolute_uri(f"{settings.URL_PREFIX}/apiv1/me/certificates")
         context = {
             "here": "certificates",
             "form": form,
@@ -262,12 +399,19 @@ class Issue(Page):
             "good": len([each for each in found if not each.wrong]),
             "bad": len([each for each in found if each.wrong]),
             "companions": companions(found),
-            **there_already(form, account, found),
+            **there_already(form, account, names),
+            "proofs": proof_rows(form, zones, is_looked=is_looked),
+            "several": len({each.proved_by for each in zones if form.named(each.proved_by)}) > 1,
+            "summary": summary(form, names),
+            "curl": curl(me, "POST", form.body(names)),
+            "blocking": len([each for each in facts.get("findings", ()) if each.blocks]),
+            "looks_again": is_partial(self.request) and 0 < facts.get("looks", 0) < MOST_LOOKS,
+            "is_partial": is_partial(self.request),
             "keys": KEYS,
             "policies": Envelope.Policy.choices,
             "methods": Certificate.VerifyMethod.values,
             "profiles": sorted(catalog.info(account.ca_provider).profiles) if account else [],
-            "is_private": bool(account and account.is_private),
+            "is_private": is_private,
             "service_zone": delegation.is_offered(),
             FORM_KEY: self.request.POST.get(FORM_KEY) or secrets.token_urlsafe(16),
             **facts,
@@ -283,4 +427,6 @@ class IssueNames(Issue):
     http_method_names = ("post",)
 
     def post(self, request: HttpRequest) -> HttpResponse:
-        return self.page(Form(self.owner, fields_of(request.POST)))
+        form = Form(self.owner, fields_of(request.POST))
+        form.match()
+        return self.page(form)

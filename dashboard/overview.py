@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
@@ -9,7 +10,8 @@ from django.utils.translation import gettext as _
 from authorities.catalog import LimitKind
 from dashboard import drawing
 from dashboard.certificates import rows_of, shown
-from dashboard.devices import deployment_condition, with_opens
+from dashboard.conditions import said
+from dashboard.devices import behind_of
 from dashboard.page import Page, show
 from dnsclient.names import registered_domain
 from issuance import ratelimits, services
@@ -18,7 +20,6 @@ from issuance.models import Issuance
 MOST_LANES = 24  # certificates with a line each
 MOST_CASES = 10  # causes
 MOST_RETRIED = 10  # certificates that are tried again
-MOST_BEHIND = 10  # certificates on devices that do not serve what they should
 MOST_LIMITS = 6
 MOST_WAITING = 100  # certificates that are grouped by cause
 
@@ -35,15 +36,9 @@ class Overview(Page):
         open_ones = shown(moving).order_by("pk")[:MOST_LANES]
         in_progress = [each for each in open_ones if getattr(each, "open_issuances")]  # noqa: B009
         again = services.of_condition(rows, "again")
-        behind = services.not_serving(services.deployments_of(self.owner))
-        shown_behind = behind.select_related("device", "wanted", "certificate__current")
         context: dict[str, Any] = {
             "retried": rows_of(list(shown(again).order_by("renew_at", "pk")[:MOST_RETRIED])),
-            "behind": services.count(behind),
-            "behind_rows": [
-                (each, deployment_condition(each))
-                for each in with_opens(shown_behind).order_by("-pk")[:MOST_BEHIND]
-            ],
+            **behind_of(self.owner),
             "limits": [limit_row(each) for each in ratelimits.scarce(self.owner)[:MOST_LIMITS]],
             "here": "overview",
             "total": total,
@@ -92,8 +87,16 @@ def causes(waiting: list[Any]) -> list[dict[str, Any]]:
         shared: int | str | None = registered_domain(row.certificate.domain.removeprefix("*."))
         if failed and "credential" in code:
             shared = failed.credential_id
+        is_credential = isinstance(shared, int)
         case = by_cause.setdefault(
-            (code, shared), {"code": code, "what": row.condition.note, "rows": []}
+            (code, shared),
+            {
+                "code": code,
+                "said": said(row.condition.note),
+                "is_credential": is_credential,
+                "query": urlencode({"credential" if is_credential else "q": shared}),
+                "rows": [],
+            },
         )
         case["rows"].append(row)
     return list(by_cause.values())[:MOST_CASES]

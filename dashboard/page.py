@@ -1,7 +1,9 @@
-"""The base of every page: session, language, security headers and errors."""
+"""The base of every page: session, security headers and errors."""
 
 import json
+import re
 import secrets
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -16,8 +18,6 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
-from django.utils import translation
-from django.utils.cache import patch_vary_headers
 from django.utils.translation import gettext as _
 from django.views import View
 from rest_framework.throttling import BaseThrottle
@@ -26,6 +26,7 @@ from accounts.models import User
 from accounts.services import local_path, refuse_old_login
 from certctrl import clock, errors
 from certctrl.errorshape import error_headers, refusal_of, unexpected
+from certctrl.health import standstill
 from signin.entering import CodeNeeded
 
 log = structlog.get_logger()
@@ -41,10 +42,15 @@ SECURITY_POLICY = "; ".join(
     )
 )
 THEMES = ("light", "dark")
+# Between the words in a field. Chinese keyboards have commas of their own.
+SEPARATORS = re.compile(r"[\s,;\uff0c\uff1b\u3001]+")
 FORM_KEY = "form_key"  # the field of a form that is the same when the form is sent twice
 FORM_KEY_AGE = 86400  # seconds
 KEPT = "kept_form"  # in the session: a form that was sent when its session had ended
 MOST_KEPT = 64 * 1024  # characters of such a form
+ALL = ("*",)
+CSRF = "csrfmiddlewaretoken"
+UNSEEN = (FORM_KEY, "page", "seen", "shown", "tried", "next")  # hidden fields of forms
 
 
 class ConfirmFirst(Exception):
@@ -55,16 +61,16 @@ class Page(View):
     """A page with a session. Set `needs_session` to False for a page without one."""
 
     needs_session = True
-    # The fields of a form that a person does not have to type again after a new sign-in.
+    # The fields of a form that a person does not have to type again after a new sign-in. ALL is for
+    # forms without a secret.
     keeps: tuple[str, ...] = ()
+    # Whether the address has only forms, and no page that shows their fields again.
+    only_acts = False
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        with translation.override(translation.get_language_from_request(request)):
-            response = self.respond(request, *args, **kwargs)
-            response["Content-Language"] = translation.get_language() or "en"
+        response = self.respond(request, *args, **kwargs)
         response["Content-Security-Policy"] = SECURITY_POLICY
         response.headers.setdefault("Cache-Control", "private, no-cache")
-        patch_vary_headers(cast(HttpResponse, response), ("Cookie", "Accept-Language"))
         return response
 
     def respond(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -72,6 +78,9 @@ class Page(View):
             refuse_zero_bytes(request)
             if self.needs_session and not isinstance(request.user, User):
                 return ask_to_sign_in(request, self.keeps)
+            only_acts = self.only_acts or "action" in kwargs
+            if request.method == "GET" and only_acts and (fields := self.kept_fields()):
+                return offer_again(request, fields)
             return super().dispatch(request, *args, **kwargs)
         except ConfirmFirst:
             return ask_to_confirm(request, self.keeps)
@@ -141,6 +150,7 @@ def show(
         "api": request.build_absolute_uri(f"{settings.URL_PREFIX}/apiv1/me"),
         "languages": settings.LANGUAGES,
         "is_demo": settings.DEMO,
+        "standstill": standstill(),
         FORM_KEY: secrets.token_urlsafe(16),
     }
     facts = common | dict(context or {})
@@ -179,10 +189,22 @@ def ask_to_sign_in(request: HttpRequest, keeps: tuple[str, ...]) -> HttpResponse
         return response
     if request.method != "POST":
         return HttpResponseRedirect(f"{reverse('sign-in')}?{urlencode({'next': back})}")
-    fields = {name: request.POST.getlist(name) for name in keeps if name in request.POST}
+    fields = fields_of(request, keeps)
     kept = json.dumps(fields) if fields else ""
     context = {"next": back, "kept": kept if len(kept) <= MOST_KEPT else "", "ended": True}
     return show(request, "sign_in.html", context, status=HTTPStatus.UNAUTHORIZED)
+
+
+def fields_of(request: HttpRequest, keeps: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return the fields of a form that may be kept."""
+    names = [each for each in request.POST if keeps == ALL or each in keeps]
+    return {each: request.POST.getlist(each) for each in names if each != CSRF}
+
+
+def offer_again(request: HttpRequest, fields: Mapping[str, list[str]]) -> HttpResponse:
+    """Show a form that arrived without a session. Its button sends it again."""
+    typed = {name: ", ".join(values) for name, values in fields.items() if name not in UNSEEN}
+    return show(request, "kept.html", {"fields": dict(fields), "typed": typed})
 
 
 def need_fresh_login(request: HttpRequest) -> None:
@@ -196,8 +218,7 @@ def need_fresh_login(request: HttpRequest) -> None:
 def ask_to_confirm(request: HttpRequest, keeps: tuple[str, ...]) -> HttpResponse:
     """Lead to the page that asks for the password, and back to the form with its fields."""
     path = form_path(request)
-    fields = {name: request.POST.getlist(name) for name in keeps if name in request.POST}
-    if fields:
+    if fields := fields_of(request, keeps):
         keep(request, path, json.dumps(fields))
     query = urlencode({"next": path})
     return HttpResponseRedirect(f"{reverse('confirm')}?{query}", status=HTTPStatus.SEE_OTHER)
@@ -253,7 +274,8 @@ def curl(url: str, method: str = "GET", body: dict[str, Any] | None = None) -> s
     parts = ["curl", *(("-X", method) if method != "GET" else ())]
     parts += ["-H", '"Authorization: Bearer $KEY"']
     if body is not None:
-        parts += ["-H", '"Content-Type: application/json"', "-d", f"'{json.dumps(body)}'"]
+        given = shlex.quote(json.dumps(body))
+        parts += ["-H", '"Content-Type: application/json"', "-d", given]
     return f"{' '.join(parts)} \\\n     {url}"
 
 

@@ -45,7 +45,7 @@ SYSTEMS = (
 class Settings(Page):
     """The page of the person. The form `x` is sent to `settings/x`, and calls `do_x()`."""
 
-    keeps = ("name", "country_of_residence", "email")
+    keeps = ("name", "country_of_residence", "email", "invited")
 
     def get(self, request: HttpRequest, action: str = "") -> HttpResponse:
         if action:  # a form that was sent after the session ended

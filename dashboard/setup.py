@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import AsyncIterator, Mapping
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -112,24 +113,32 @@ class DnsCredentials(SetupPage):
     template = "dns_credentials.html"
     actions = ("check", "change", "delete")
 
+    @cached_property
+    def catalog(self) -> list[dict[str, Any]]:
+        return registry.catalog()
+
     @property
     def provider(self) -> dict[str, Any]:
         """Return the provider of the form, as in the API's catalog."""
         sent = (self.request.POST, self.kept, self.request.GET)
         wanted = next((each["provider"] for each in sent if each.get("provider")), "")
-        found = [each for each in registry.catalog() if each["id"] == wanted]
-        return found[0] if found else registry.catalog()[0]
+        found = [each for each in self.catalog if each["id"] == wanted]
+        return found[0] if found else self.catalog[0]
 
     @property
     def keeps(self) -> tuple[str, ...]:  # type: ignore[override]
-        public = [each["name"] for each in self.provider["fields"] if not each["secret"]]
-        return ("provider", *public)
+        fields = [field for each in registry.catalog() for field in each["fields"]]
+        secret = {each["name"] for each in fields if each["secret"]}
+        public = dict.fromkeys(each["name"] for each in fields if each["name"] not in secret)
+        return ("provider", *public, "typed")
 
     def rows(self) -> QuerySet[Any]:
-        return DnsCredential.objects.filter(owner=self.owner, retired_at=None)
+        rows = DnsCredential.objects.filter(owner=self.owner, retired_at=None)
+        return rows.select_related("disablement")
 
     def facts(self) -> dict[str, Any]:
-        return {"catalog": registry.catalog(), "provider": self.provider}
+        words = {value: _(label) for value, label in DnsCredential.PropagationCheck.choices}
+        return {"catalog": self.catalog, "provider": self.provider, "words": words}
 
     @sensitive_variables()
     def create(self) -> None:
@@ -143,8 +152,9 @@ class DnsCredentials(SetupPage):
 
     def prepare(self, rows: list[DnsCredential]) -> None:
         """Give each row the fields of its provider, with the values that are no secrets."""
-        fields = {each["id"]: each["fields"] for each in registry.catalog()}
+        fields = {each["id"]: each["fields"] for each in self.catalog}
         for row in rows:
+            row.note = registry.what_is_disabled(row.disabled) if row.disabled else ""  # type: ignore[attr-defined]
             row.fields = [(each, shown(row, each)) for each in fields[row.provider]]  # type: ignore[attr-defined]
 
     @sensitive_variables()
@@ -191,7 +201,10 @@ class Accounts(SetupPage):
     name = "accounts"
     template = "accounts.html"
     actions = ("register", "change", "delete")
-    keeps = ("name", "ca", "email", "directory_url", "eab_kid")
+    keeps = (
+        *("name", "ca", "email", "directory_url", "eab_kid"),
+        *("debugging", "save_requests", "typed"),
+    )
 
     def rows(self) -> QuerySet[Any]:
         rows = AcmeAccount.objects.filter(owner=self.owner, retired_at=None)
@@ -242,7 +255,7 @@ class PrivateCAs(SetupPage):
     name = "private-cas"
     template = "private_cas.html"
     actions = ("delete",)
-    keeps = ("name", "common_name", "organization", "country", "valid_days", "kind")
+    keeps = ("name", "common_name", "organization", "country", "valid_days", "kind", "typed")
 
     def rows(self) -> QuerySet[Any]:
         return PrivateCA.objects.filter(owner=self.owner, status=PrivateCA.Status.ACTIVE)

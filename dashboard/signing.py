@@ -18,7 +18,7 @@ from accounts import audit, links, services
 from accounts.models import User
 from certctrl import errors
 from certctrl.api import CountedThrottle
-from certctrl.errorshape import refusal_of
+from certctrl.errorshape import invalid, refusal_of
 from dashboard.page import Page, ask_for_code, count, keep, show
 from signin import entering, openid, registration, secondfactor
 from signin.entering import CodeNeeded
@@ -283,4 +283,7 @@ class Reset(DoorForm):
 
 
 def refuse_no_address(email: str) -> None:
-    serializers.EmailField(max_length=254).run_validation(email)
+    try:
+        serializers.EmailField(max_length=254).run_validation(email)
+    except serializers.ValidationError as exc:
+        raise invalid({"email": exc.detail}) from None

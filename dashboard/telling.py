@@ -59,7 +59,7 @@ class NoticeList(Page):
         if kind in dict(KINDS):
             found = found.filter(kind=kind)
         page = rows_of(request, found.prefetch_related("deliveries__webhook"))
-        words = dict(KINDS)
+        words = dict(KINDS) | {Notice.Kind.CONFIRM_ADDRESS: _("an address to confirm")}
         rows = [
             {
                 "notice": each,
@@ -154,7 +154,7 @@ class Webhooks(SetupPage):
     name = "webhooks"
     template = "webhooks.html"
     actions = ("change", "enable", "disable", "rotate", "delete")
-    keeps = ("name", "kinds")
+    keeps = ("name", "kinds", "typed")
 
     def rows(self) -> QuerySet[Any]:
         return Webhook.objects.filter(owner=self.owner, retired_at=None)

@@ -48,6 +48,7 @@ from devices.serializers import (
 )
 from devices.throttles import DeviceStartThrottle, DeviceVerifyThrottle
 
+ENROLLED = {201: EnrolledSerializer, 200: EnrolledSerializer}
 THROTTLES: dict[str, type[BaseThrottle]] = {
     "device_start": DeviceStartThrottle,
     "device_verify": DeviceVerifyThrottle,
@@ -124,9 +125,12 @@ class RefreshView(PublicView):
 
 
 class RegistrationView(PublicView):
-    @extend_schema(request=RegistrationRequest, responses={201: EnrolledSerializer})
+    @extend_schema(request=RegistrationRequest, responses=ENROLLED)
     def post(self, request: Request) -> Response:
-        """Enrol a device by a registration code, or again by its latest refresh token."""
+        """Enrol a device by a registration code, or again by its latest refresh token.
+
+        The response is 201 for a new device, and 200 for one that enrols again.
+        """
         spec = parsed(RegistrationRequest, request)
         user_id, ip = spec["user_id"], audit.ip_of(request)
         if spec["registration_code"]:
@@ -173,9 +177,12 @@ class DeviceViewSet(OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewS
             )
         return Response(self.get_serializer(device).data)
 
-    @extend_schema(request=OwnEnrolRequest, responses={201: EnrolledSerializer})
+    @extend_schema(request=OwnEnrolRequest, responses=ENROLLED)
     def create(self, request: Request, **kwargs: Any) -> Response:
-        """Enrol a device. A session sends a registration code. An API key needs none."""
+        """Enrol a device. A session sends a registration code. An API key needs none.
+
+        The response is 201 for a new device, and 200 for one that enrols again.
+        """
         key, actor, ip = request.auth, audit.actor_of(request), audit.ip_of(request)
         if isinstance(key, ApiKey):
             return shown(registration.with_key(parsed(EnrolRequest, request), key, actor, ip))

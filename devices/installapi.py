@@ -36,10 +36,15 @@ MOST_PATCHES = 100
 
 
 class InstallPlanParser(JSONParser):
-    """Takes commands and scripts of several lines, and a list of patches."""
+    """Takes commands and scripts of several lines."""
+
+    allows_lines = True
+
+
+class PatchParser(InstallPlanParser):
+    """Takes a list of patches too."""
 
     allows_list = True
-    allows_lines = True
 
 
 class InstallPlanRequest(serializers.Serializer[Any]):
@@ -176,7 +181,7 @@ class InstallPlanPatchViewSet(OwnedMixin, GenericViewSet[Device]):
 
     queryset = Device.objects.all()
     serializer_class = PatchedSerializer
-    parser_classes = [InstallPlanParser]
+    parser_classes = [PatchParser]
     obtype = "ForInstallConfigUpdate"
     permissions = {"create": "update"}
 
@@ -199,7 +204,7 @@ class InstallPlanPatchViewSet(OwnedMixin, GenericViewSet[Device]):
             resource_type_field_name=None,
             many=False,
         ),
-        responses=PatchedSerializer,
+        responses={200: PatchedSerializer},
     )
     def create(self, request: Request, **kwargs: Any) -> Response:
         """Patch items of an existing plan. The body is an object, or the list of patches alone."""

@@ -17,6 +17,7 @@ from rest_framework.fields import empty
 from certctrl.addresses import HOST
 from certctrl.api import OneOf
 from certctrl.jsonbody import printable
+from certctrl.sentences import either
 
 MOST_ITEMS = 200
 MOST_BYTES = 128 * 1024
@@ -81,6 +82,7 @@ class TargetField(serializers.CharField):
 
     default_error_messages = {
         "relative": gettext_lazy("{path} is not an absolute path. Give the path from the root on."),
+        "folder": gettext_lazy("{path} is a folder. Give the path of the file in it."),
         "upwards": gettext_lazy('{path} has the part "..". Give the path without it.'),
         "control": gettext_lazy("{path} has a control character. Remove it."),
     }
@@ -95,8 +97,11 @@ class TargetField(serializers.CharField):
             self.fail("control", path=shown)
         if path and not ABSOLUTE.fullmatch(path):
             self.fail("relative", path=shown)
-        if ".." in re.split(r"[\\/]", path):
+        parts = re.split(r"[\\/]", path)
+        if ".." in parts:
             self.fail("upwards", path=shown)
+        if path and parts[-1] in ("", "."):
+            self.fail("folder", path=shown)
         return path
 
 
@@ -292,7 +297,7 @@ class ItemSerializer(OpenSerializer):
     def refuse_no_object(self, attrs: Mapping[str, Any], known: Sequence[str]) -> None:
         named = attrs.get("ob_id") or (attrs["type"] == "copy" and attrs.get("ob_name"))
         if attrs.get("ob_type") not in known or not named:
-            self.fail("no_object", type=attrs["type"], known=" or ".join(known))
+            self.fail("no_object", type=attrs["type"], known=either(known))
 
     def sizes(self, attrs: Mapping[str, Any]) -> dict[str, int]:
         return {

@@ -15,6 +15,7 @@ from django.http import QueryDict
 from certctrl.bodylimit import Message, Receive, Send
 from certctrl.errors import ApiError, Unauthorized
 from certctrl.errorshape import error_body, error_headers, refusal_of, unexpected
+from certctrl.language import in_language_of_scope
 from devices.authentication import device_of, token_of
 from devices.hub import Waiter, hub, in_thread
 from devices.serializers import UpdatesQuery
@@ -69,7 +70,9 @@ async def application(scope: Message, receive: Receive, send: Send) -> None:
         status, body, headers = await answer(scope, receive)
     except Exception as exc:
         refusal = refusal_of(exc) or unexpected(exc)
-        status, body, headers = refusal.status, error_body(refusal), error_headers(refusal)
+        with in_language_of_scope(scope):
+            body = error_body(refusal)
+        status, headers = refusal.status, error_headers(refusal)
     content = b"" if body is None else json.dumps(body).encode()
     if content:
         headers |= {"Content-Type": "application/json", "Content-Length": str(len(content))}

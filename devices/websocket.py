@@ -20,6 +20,7 @@ from certctrl import errors
 from certctrl.bodylimit import Message, Receive, Send
 from certctrl.errors import ApiError
 from certctrl.errorshape import error_body, error_headers, unexpected
+from certctrl.language import in_language_of_scope
 from certctrl.sentences import sentence as _
 from devices import tokens
 from devices.agentchallenges import Sending, ack
@@ -50,9 +51,9 @@ async def application(scope: Message, receive: Receive, send: Send) -> None:
         socket = DeviceSocket(claims, receive, send)
         hub().join(socket)
     except ApiError as refusal:
-        return await refuse(send, refusal)
+        return await refuse(scope, send, refusal)
     except Exception as exc:  # any error of the database
-        return await refuse(send, unexpected(exc))
+        return await refuse(scope, send, unexpected(exc))
     try:
         await socket.run()
     finally:
@@ -80,9 +81,10 @@ def claims_of(scope: Message) -> AccessClaims:
     return claims
 
 
-async def refuse(send: Send, refusal: ApiError) -> None:
+async def refuse(scope: Message, send: Send, refusal: ApiError) -> None:
     """Refuse the handshake with the error that the API would send."""
-    body = json.dumps(error_body(refusal)).encode()
+    with in_language_of_scope(scope):
+        body = json.dumps(error_body(refusal)).encode()
     headers = {"Content-Type": "application/json"} | error_headers(refusal)
     await send(
         {

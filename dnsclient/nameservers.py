@@ -49,12 +49,16 @@ class Zone:
     origins: frozenset[str] = frozenset()
 
 
-def zones_of(names: Collection[str], end: float) -> dict[str, Zone | Unanswered]:
+def zones_of(
+    names: Collection[str], end: float, since: float | None = None
+) -> dict[str, Zone | Unanswered]:
     """Return the zone that holds each name, or the reason why there is no answer.
 
-    Ends by `end`, in seconds of the monotonic clock.
+    Zones that were found before `since`, now by default, are looked up again. Ends by `end`. Both
+    are in seconds of the monotonic clock.
     """
-    whom = resolver.servers_of_all(names, end - clock.monotonic(), fresh=True)
+    now = clock.monotonic()
+    whom = resolver.servers_of_all(names, end - now, since=now if since is None else since)
     found = {name: each for name, each in whom.items() if isinstance(each, Servers)}
     lost = {name: each.what for name, each in whom.items() if isinstance(each, Trouble)}
     behind = doubts([(name, SOA) for name in lost], end)

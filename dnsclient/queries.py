@@ -111,8 +111,8 @@ class Answers:
     """
 
     got: dict[Query, dns.message.Message] = field(default_factory=dict)
-    # The zone that an authoritative server names when it has no such record. It is the owner of the
-    # SOA record in its answer (RFC 2308, section 2).
+    # The zone that an authoritative server, or a resolver, names when it has no such record. It is
+    # the owner of the SOA record in its answer (RFC 2308, section 2).
     zones: dict[Query, str] = field(default_factory=dict)
     no_route: set[Address] = field(default_factory=set)
     # Questions that the batch had no time for. The servers may well answer them.
@@ -339,7 +339,7 @@ class _Batch:
         self.silent[server] = 0
         if message is not None:
             self.answers.got[flight.query] = message
-            if _has_header_only(wire, flight.query) and (zone := _zone_in(wire, flight.question)):
+            if _has_header_only(wire, flight.query) and (zone := _zone_in(wire, flight)):
                 self.answers.zones[flight.query] = zone
         # The answer did not fit, or the server does not know EDNS.
         if truncated or wire[3] & 0x0F in (dns.rcode.FORMERR, dns.rcode.NOTIMP):
@@ -458,12 +458,15 @@ def _parsed(wire: bytes, asked: Query) -> dns.message.Message | None:
         return None
 
 
-def _zone_in(wire: bytes, question: bytes) -> str:
-    """Return the zone that an authoritative answer without records names.
+def _zone_in(wire: bytes, flight: _Flight) -> str:
+    """Return the zone that an answer without records names.
 
-    Return an empty string without a SOA record.
+    Return an empty string without a SOA record, and for an answer that is not authoritative
+    although no resolver was asked.
     """
-    is_denial = wire[2] & 0x04 and not wire[2] & 0x02 and wire[3] & 0x0F in KNOWN
+    question = flight.question
+    is_proper = flight.query.recurse or wire[2] & 0x04
+    is_denial = is_proper and not wire[2] & 0x02 and wire[3] & 0x0F in KNOWN
     if not is_denial or wire[4:6] != b"\0\1":
         return ""
     start = 12 + len(question)

@@ -27,6 +27,7 @@ from certctrl.sentences import Part, Sentence
 from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from dnsclient import queries
+from dnsclient.names import is_inside
 from dnsclient.queries import KNOWN, Address, Answers, Query
 
 # How long each cache keeps its values, in seconds. Several workers ask about a name, each
@@ -49,6 +50,9 @@ ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 # Not judged by itself: an owner's own name servers may be what is silent behind them.
 RESOLVERS = Lane("dns", _("the resolver"), is_judged=False)
 NO_TIME = _("the time was too short to ask")
+NO_RESOLVER = _(
+    "no DNS resolver is known, so set DNS_RESOLVERS to addresses such as 192.0.2.53,192.0.2.54:5353"
+)
 
 Question = tuple[str, dns.rdatatype.RdataType]
 Reply = dns.message.Message | str  # an answer, or why there is none
@@ -130,6 +134,7 @@ def resolve(questions: Collection[Question], seconds: float) -> dict[Question, R
         sent = {question: Query(server, *question, recurse=True) for question in open_questions}
         patience = max(remaining / left, min(remaining, 4 * queries.PATIENCE))
         answers = queries.ask(sent.values(), patience)
+        _note_zones(answers)
         if not answers.got and patience >= queries.PATIENCE:
             _silent.put(str(server), value=True)
         replies |= {question: _reply(answers, asked) for question, asked in sent.items()}
@@ -142,12 +147,12 @@ def resolve(questions: Collection[Question], seconds: float) -> dict[Question, R
 def resolve_until(end: float, questions: Collection[Question]) -> dict[Question, Reply]:
     """Do the same as `resolve`, and end by `end`, in seconds of the monotonic clock.
 
-    When no resolver is known, every Reply is that reason.
+    When no resolver is known, every Reply is NO_RESOLVER.
     """
     try:
         return resolve(questions, end - clock.monotonic())
-    except Trouble as trouble:
-        return dict.fromkeys(questions, trouble.what.rstrip("."))
+    except Trouble:
+        return dict.fromkeys(questions, NO_RESOLVER)
 
 
 def _reply(answers: Answers, asked: Query) -> Reply:
@@ -212,9 +217,10 @@ class Cache(Generic[Kept]):
         return value if until > clock.monotonic() else None
 
     def put(self, name: str, value: Kept) -> None:
+        key = _key(name)
         with self._lock:
-            self._kept[_key(name)] = clock.monotonic() + self.seconds, value
-            self._kept.move_to_end(_key(name))
+            self._kept[key] = clock.monotonic() + self.seconds, value
+            self._kept.move_to_end(key)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
 
@@ -223,10 +229,13 @@ class Cache(Generic[Kept]):
         with self._lock:
             return _key(name) in self._kept
 
-    def drop(self, names: Iterable[str]) -> None:
+    def drop(self, names: Iterable[str], before: float) -> None:
+        """Drop the values of these names that were put before `before`, a monotonic time."""
         with self._lock:
             for name in names:
-                self._kept.pop(_key(name), None)
+                until, _value = self._kept.get(_key(name), (0.0, None))
+                if until < before + self.seconds:
+                    self._kept.pop(_key(name), None)
 
     def clear(self) -> None:
         with self._lock:
@@ -265,17 +274,17 @@ def servers_of(name: str) -> Servers:
 
 
 def servers_of_all(
-    names: Iterable[str], seconds: float, *, fresh: bool = False
+    names: Iterable[str], seconds: float, *, since: float = float("-inf")
 ) -> dict[str, Servers | Trouble]:
     """Return the servers of many names, or a Trouble where the look-up failed.
 
-    The names are looked up in the given order, within `seconds`. `fresh` ignores the cached zones
-    of the names, because somebody may just have fixed a delegation.
+    The names are looked up in the given order, within `seconds`. Zones that were found before
+    `since`, a monotonic time, are looked up again, because somebody may just have fixed a
+    delegation.
     """
     end = clock.monotonic() + seconds
     names = dict.fromkeys(names)
-    if fresh:
-        _zones.drop(names)
+    _zones.drop(names, since)
     zones = _kept_or_found(_zones, names, _find_zones, end)
     wanted = dict.fromkeys(zone for zone in zones.values() if isinstance(zone, str))
     servers = _kept_or_found(_servers, wanted, _find_servers, end)
@@ -355,6 +364,7 @@ def ask_holders(questions: Collection[Question], end: float) -> dict[Question, R
             break
         seconds = min(HOLDER_PATIENCE, (end - clock.monotonic()) * HOLDER_SHARE)
         answers = queries.ask(sent.values(), seconds)
+        _note_zones(answers)
         for question, asked in sent.items():
             message, zone = answers.got.get(asked), zones[above(question[0])]
             if message:
@@ -366,6 +376,13 @@ def ask_holders(questions: Collection[Question], end: float) -> dict[Question, R
     for zone in hearing.keys() & waited_for - heard:
         _deaf.put(zone, value=True)
     return replies | resolve_until(end, [each for each in questions if each not in replies])
+
+
+def _note_zones(answers: Answers) -> None:
+    """Keep the zones that negative answers name. So nobody asks which zone has the name."""
+    for asked, zone in answers.zones.items():
+        if is_inside(asked.name, zone):
+            _zones.put(asked.name, zone)
 
 
 def above(name: str) -> str:

@@ -74,7 +74,8 @@ class Survey:
 
 def survey(names: Collection[str], seconds: float) -> Survey:
     """Ask about these names, which are without `*.`. End within `seconds`."""
-    end = clock.monotonic() + seconds
+    began = clock.monotonic()
+    end = began + seconds
     upwards = dict.fromkeys(suffix for name in names for suffix in suffixes(name, shortest=1))
     replies = resolver.resolve_until(end, [(suffix, CAA) for suffix in upwards])
     silent = [reply for reply in replies.values() if isinstance(reply, str)]
@@ -82,7 +83,7 @@ def survey(names: Collection[str], seconds: float) -> Survey:
         return Survey(silence=silent[0])
     paths = cnames.follow(names, end - clock.monotonic())
     zones = zones_of(
-        {path.final for path in paths.values() if not path.trouble or path.is_unknown}, end
+        {path.final for path in paths.values() if not path.trouble or path.is_unknown}, end, began
     )
     return Survey(_policies(names, replies, end), paths, zones)
 

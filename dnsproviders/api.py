@@ -42,6 +42,8 @@ class DnsCredentialSerializer(serializers.ModelSerializer[DnsCredential]):
         read_only_fields = fields
 
     def get_note(self, credential: DnsCredential) -> str:
+        if disabled := credential.disabled:
+            return str(registry.what_is_disabled(disabled))
         return str(registry.provider_class(credential.provider).note(credential.public))
 
     def to_representation(self, credential: DnsCredential) -> dict[str, Any]:
@@ -83,7 +85,7 @@ class CredentialCheckThrottle(CountedThrottle):
 class DnsCredentialViewSet(
     OwnedMixin, ListModelMixin, RetrieveModelMixin, GenericViewSet[DnsCredential]
 ):
-    queryset = DnsCredential.objects.filter(retired_at=None)
+    queryset = DnsCredential.objects.filter(retired_at=None).select_related("disablement")
     serializer_class = DnsCredentialSerializer
     obtype = "dns_providers"
     permissions = {
@@ -132,7 +134,10 @@ class DnsCredentialViewSet(
 
 
 class CatalogView(PublicView):
-    """List the DNS providers, each with its fields."""
+    """List the DNS providers, each with its fields.
+
+    `disabled_at` is when the operator disabled the provider, else null. `note` says why.
+    """
 
     @extend_schema(responses={200: serializers.ListSerializer(child=serializers.DictField())})
     def get(self, request: Request) -> Response:

@@ -11,7 +11,7 @@ import requests
 
 from certctrl import clock, errors, outgoing, watching
 from certctrl.log import Secret, mask
-from certctrl.sentences import Sentence, with_parts
+from certctrl.sentences import Sentence, first_of, said_by, with_parts
 from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, printable
 from dnsclient.names import a_label
@@ -264,7 +264,7 @@ class Provider(ABC):
                 response = self.http.request(method, url, allow_redirects=False, **kwargs)
         except requests.RequestException as exc:
             # Exceptions of `certctrl.outgoing` are sentences.
-            why = exc.args[0] if exc.args else ""
+            why = said_by(exc)
             if not isinstance(why, Sentence):
                 why = f"{self.quote(str(exc) or type(exc).__name__)}."
             what = _(
@@ -434,10 +434,4 @@ def unquoted(content: str) -> str:
 
 def listed(zones: Sequence[str], total: int | None = None) -> str:
     """Return the first ten zones for a sentence, and how many more there are."""
-    shown = list(zones[:10])
-    more = max(total or 0, len(zones)) - len(shown)
-    if not shown:
-        return _("none")
-    if more <= 0:
-        return ", ".join(shown)
-    return _("%(listed)s and %(more)s more", listed=", ".join(shown), more=more)
+    return first_of(zones, 10, total or 0) if zones else _("none")

@@ -14,7 +14,7 @@ from certctrl import clock, errors
 from certctrl.sentences import sentence as _
 from dnsproviders import registry
 from dnsproviders.base import COMMON_FIELDS, Field, Provider, ProviderError
-from dnsproviders.models import DnsCredential
+from dnsproviders.models import DisabledProvider, DnsCredential
 from keystore import envelope
 
 PURPOSE = "dns_credential"
@@ -43,10 +43,12 @@ def create_credential(owner: User, data: object) -> DnsCredential:
     """Check and store a credential, with sealed secrets.
 
     `data` has "provider", the fields of that provider, and the common fields. After an error,
-    nothing is stored. Raise Invalid or MissingField. `params["field"]` names the member.
+    nothing is stored. Raise Invalid or MissingField. `params["field"]` names the member. Raise
+    Conflict while the provider is disabled.
     """
     data = _members(data)
     provider_id = registry.provider_id(_provider_named(data))
+    registry.refuse_disabled(DisabledProvider.objects.filter(provider=provider_id).first())
     provider = registry.provider_class(provider_id)
     given = _given(provider, data)
     _check_whole(provider, given)
@@ -180,6 +182,14 @@ def retire_credential(credential: DnsCredential) -> None:
                 name=left.name,
                 row_name=row.name,
             )
+            if left.left_behind:
+                what = _(
+                    "The record %(name)s could not be removed from its zone: %(why)s Correct "
+                    "%(row_name)s first, or ask the staff to mark the record as removed by hand.",
+                    name=left.name,
+                    why=left.left_behind,
+                    row_name=row.name,
+                )
             raise errors.Conflict(what)
         if DnsCredential.objects.filter(pk=row.pk, retired_at=None).update(retired_at=clock.now()):
             audit.note_row(row, "dns_credential.deleted", name=row.name)
@@ -191,8 +201,9 @@ def check_credential(credential: DnsCredential) -> DnsCredential:
 
     Store the result in `checked_at` and `last_error`. Do not call this inside a transaction.
     Raise CheckFailed with the provider's words. Raise Wait, without storing a result, when the
-    API limit is used up.
+    API limit is used up. Raise Conflict while the provider is disabled.
     """
+    registry.refuse_disabled(credential.disabled)
     try:
         with clock.limit(settings.CALL_LIMIT):
             registry.open_credential(credential).check()
@@ -311,7 +322,7 @@ def _check_destination(
 
 
 def _common_defaults(provider: type[Provider]) -> dict[str, Any]:
-    return {field.name: field.default for field in COMMON_FIELDS} | {"name": provider.name}
+    return {field.name: field.default for field in COMMON_FIELDS} | {"name": str(provider.name)}
 
 
 def _default_public(provider: type[Provider]) -> dict[str, Any]:

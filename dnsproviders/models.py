@@ -11,6 +11,20 @@ from certctrl.turns import Turns, TurnsQuerySet
 from keystore.models import Envelope
 
 
+class DisabledProvider(models.Model):
+    """A DNS provider that the operator has disabled. A provider without a row is enabled."""
+
+    provider = models.CharField(max_length=32, unique=True)
+    disabled_at = models.DateTimeField()
+    by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, editable=False, related_name="+"
+    )
+    why = models.CharField(max_length=200, help_text="a sentence that every owner may read")
+
+    def __str__(self) -> str:
+        return self.provider
+
+
 class DnsCredential(models.Model):
     class PropagationCheck(models.TextChoices):
         AUTHORITATIVE = "authoritative"
@@ -45,6 +59,25 @@ class DnsCredential(models.Model):
     last_error = SentenceField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     retired_at = models.DateTimeField(null=True, blank=True)
+    # No column, but a join. So a turn reads with its row whether the provider is disabled.
+    disablement = models.ForeignObject(
+        DisabledProvider,
+        models.DO_NOTHING,
+        from_fields=["provider"],
+        to_fields=["provider"],
+        null=True,
+        editable=False,
+        related_name="+",
+    )
+
+    @property
+    def disabled(self) -> DisabledProvider | None:
+        """The row of the provider if it is disabled. `select_related("disablement")` reads it."""
+        try:
+            found: DisabledProvider | None = self.disablement
+        except DisabledProvider.DoesNotExist:
+            return None
+        return found
 
     def __str__(self) -> str:
         return self.name

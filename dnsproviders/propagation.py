@@ -17,7 +17,7 @@ import dns.rcode
 import dns.rdatatype
 
 from certctrl import clock
-from certctrl.sentences import joined
+from certctrl.sentences import Sentence, first_of, joined
 from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from dnsclient import queries
@@ -171,9 +171,7 @@ def _ask_servers(records: Sequence[TxtRecord], end: float) -> dict[int, Look]:
     left = end - clock.monotonic()
     whom = servers_of_all([record.name for record in records], left * FINDING_SERVERS)
     looks = presumed | {
-        record.pk: Look(
-            0, (), (), note=servers.what.removesuffix("."), instead_after=_instead_after(servers)
-        )
+        record.pk: Look(0, (), (), note=servers.what, instead_after=_instead_after(servers))
         for record in records
         if isinstance(servers := whom[record.name], Trouble)
     }
@@ -244,9 +242,7 @@ def _ask_resolvers(
     try:
         resolving = Servers("", tuple(Server("", each) for each in resolvers()))
     except Trouble as trouble:
-        return {
-            record.pk: Look(0, (), (), note=trouble.what.removesuffix(".")) for record in records
-        }
+        return {record.pk: Look(0, (), (), note=trouble.what) for record in records}
     seen = _ask(records, {record.name: resolving for record in records}, end, Asked.RESOLVERS)
     instead = {
         record.pk: replace(
@@ -447,14 +443,15 @@ def _all(look: Look, count: int) -> str:
 
 
 def _listed(labels: Sequence[str]) -> str:
-    listed = joined(", ", labels[:MOST_NAMED])
-    more = len(labels) - MOST_NAMED
-    return _("%(listed)s and %(more)s more", listed=listed, more=more) if more > 0 else listed
+    return first_of(labels, MOST_NAMED)
 
 
 def server_of(label: str) -> str:
-    """Return the label of a server without its answer. A host without an address has none."""
-    return label.partition(",")[0].removesuffix(")") + ")" if label.endswith(")") else label
+    """Return the label of a server without its answer. A host that is not asked gave none."""
+    if not isinstance(label, Sentence) or "at" not in label.parts:
+        return label
+    name, at = label.parts.get("name"), label.parts["at"]
+    return f"{name} ({at})" if name else str(at)
 
 
 def _deserted(look: Look) -> str:

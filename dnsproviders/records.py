@@ -6,13 +6,14 @@ Only this module writes rows of TxtRecord. The intent is stored before the call 
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db.models import Case, F, Q, QuerySet, Value, When
 
 from certctrl import clock, lanes, retention
 from certctrl.sentences import sentence as _
-from certctrl.statements import insert
+from certctrl.statements import Parameter, insert
 from certctrl.turns import A_DAY, LostTurn, Trouble, Wait
 from dnsproviders import registry
 from dnsproviders.base import Provider, ProviderError
@@ -24,7 +25,7 @@ NEEDED_REST = timedelta(minutes=10)  # how often the sweep wakes a record that i
 ZONE_LAG = timedelta(minutes=5)
 KEPT = "ON CONFLICT (credential_id, name, value) DO UPDATE SET value = EXCLUDED.value"
 # The relations that a call to the provider needs.
-READS = ("credential__secret", "credential__owner")
+READS = ("credential__secret", "credential__owner", "credential__disablement")
 # The columns that store the intent.
 INTENT = ("zone", "intent_at", "presented_at", "cleaned_at", "unsure_until")
 
@@ -40,15 +41,13 @@ def note(credential: DnsCredential, name: str, value: str, zone: str = "") -> Tx
     return insert(TxtRecord(credential=credential, name=name, value=value, zone=zone), KEPT)
 
 
-def wake(records: TxtRecordQuerySet, at: datetime | None = None) -> None:
-    """Make records due that are in a zone, except those that a worker holds.
+def waking(records: TxtRecordQuerySet, at: Parameter) -> tuple[QuerySet[TxtRecord], dict[str, Any]]:
+    """Return the UPDATE that makes records due at `at`, if they are not due earlier.
 
-    They are due now, or at `at` if they are not due earlier.
+    Records that are not in a zone stay as they are, and those that a worker holds.
     """
-    wake_at: Case | datetime = clock.now()
-    if at:
-        wake_at = Case(When(wake_at__gt=at, then=Value(at)), default=F("wake_at"))
-    records.in_the_zone().filter(holder="").update(wake_at=wake_at, queued_at=None)
+    wake_at = Case(When(wake_at__gt=at, then=at), default=F("wake_at"))
+    return records.in_the_zone().filter(holder=""), {"wake_at": wake_at, "queued_at": None}
 
 
 def keep(needed: QuerySet[TxtRecord], now: datetime) -> int:
@@ -70,17 +69,18 @@ def correct(now: datetime, ahead: timedelta) -> None:
     records.filter(unsure_until__gt=unsure + ahead).update(unsure_until=unsure)
 
 
-def publish(record_id: int) -> None:
-    """Write the record to its zone, if it is not there yet.
+def publish(record_id: int) -> TxtRecord:
+    """Write the record to its zone, if it is not there yet. Return it.
 
-    Raise Wait while another worker holds the record, or while the provider's API limit is used up.
-    Raise ProviderError when the provider fails or refuses.
+    Raise Wait while another worker holds the record, or while the provider's API limit is used up,
+    or while the provider is disabled. Raise ProviderError when the provider fails or refuses.
     """
     with TxtRecord.objects.select_related(*READS).turn(record_id, due=False) as record:
         if record.is_published:
             record.give_back(clock.now() + NEEDED_REST)
         else:
             _present(record, registry.open_credential(record.credential))
+        return record
 
 
 def _present(record: TxtRecord, provider: Provider) -> None:
@@ -143,13 +143,15 @@ def reopen(record_id: int) -> None:
     )
 
 
-def withdraw(record_id: int, is_needed: Callable[[TxtRecord], bool]) -> None:
+def withdraw(record_id: int, is_needed: Callable[[TxtRecord], bool], *, due: bool = True) -> None:
     """Remove the record from its zone unless `is_needed(record)`. Close the row once it is gone.
 
-    Raise Wait while another worker holds the record, or while the provider's API limit is used up.
+    A record is also removed while its provider is disabled. With `due=False`, it is removed before
+    its `wake_at`. Raise Wait while another worker holds the record, or while the provider's API
+    limit is used up.
     Raise ProviderError when the provider fails or refuses.
     """
-    with TxtRecord.objects.select_related(*READS).turn(record_id) as record:
+    with TxtRecord.objects.select_related(*READS).turn(record_id, due=due) as record:
         if not record.intent_at or record.cleaned_at:
             record.give_back(None)
         elif is_needed(record):
@@ -162,7 +164,7 @@ def _clean(record: TxtRecord) -> None:
     try:
         credential = record.credential
         with lanes.enter(registry.lane_of_credential(credential), credential.owner_id):
-            removed = registry.open_credential(credential).cleanup(record)
+            removed = registry.provider_with(credential).cleanup(record)
     except Wait:
         # Part of the records may be removed already. The next turn removes the others.
         raise

@@ -5,6 +5,9 @@ in `docs/providers/`.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from django.conf import settings
@@ -15,9 +18,11 @@ from django.views.decorators.debug import sensitive_variables
 from certctrl import errors, outgoing
 from certctrl.lanes import Lane
 from certctrl.log import Secret
+from certctrl.sentences import joined
 from certctrl.sentences import sentence as _
+from certctrl.turns import Wait
 from dnsproviders.base import COMMON_FIELDS, Field, Provider, ProviderError
-from dnsproviders.models import DnsCredential
+from dnsproviders.models import DisabledProvider, DnsCredential
 from keystore import envelope
 from keystore.models import Envelope
 
@@ -31,6 +36,8 @@ ALIASES = {"ali": "aliyun"}
 # Most calls and most seconds, a year, in DNS_API_LIMITS. Python's times cannot hold much larger
 # numbers, and JSON also allows Infinity.
 MOST_OF_A_LIMIT = 366 * 24 * 3600
+# Seconds until an attempt asks again whether its provider is enabled. To enable it wakes them all.
+DISABLED_REST = 900.0
 
 
 def provider_id(name: str) -> str:
@@ -56,10 +63,57 @@ def provider_class(name: str) -> type[Provider]:
     return found
 
 
-@sensitive_variables()
+def what_is_disabled(row: DisabledProvider) -> str:
+    """Return the sentence that every owner may read about a disabled provider."""
+    return _(
+        "The DNS provider %(provider)s is disabled on this server. The reason: %(why)s.",
+        provider=provider_class(row.provider).name,
+        why=row.why.rstrip(" .\N{IDEOGRAPHIC FULL STOP}"),
+    )
+
+
+def refuse_disabled(row: DisabledProvider | None) -> None:
+    """Raise Conflict if there is a row, because the provider is disabled."""
+    if row:
+        choose = _("Choose another provider, or try again when it is enabled.")
+        raise errors.Conflict(joined(" ", [what_is_disabled(row), choose]), field="provider")
+
+
+# The unsealed secrets of credentials, by the credential's id and the envelope's.
+_unsealed_once: ContextVar[dict[tuple[int, int | None], dict[str, Secret]] | None] = ContextVar(
+    "_unsealed_once", default=None
+)
+
+
+@contextmanager
+def unsealing_once() -> Iterator[None]:
+    """Unseal the secret of each credential only once inside the body, and forget it at the end."""
+    token = _unsealed_once.set({})
+    try:
+        yield
+    finally:
+        _unsealed_once.reset(token)
+
+
 def open_credential(credential: DnsCredential) -> Provider:
-    """Return the provider with the credential's unsealed secrets, for the calls of one turn."""
-    secret = {name: Secret(value) for name, value in secrets_of(credential).items()}
+    """Return the provider with the credential's unsealed secrets, for the calls of one turn.
+
+    Raise Wait while the provider is disabled.
+    """
+    if row := credential.disabled:
+        raise Wait(DISABLED_REST, what_is_disabled(row))
+    return provider_with(credential)
+
+
+@sensitive_variables()
+def provider_with(credential: DnsCredential) -> Provider:
+    """Return the provider as `open_credential` does, also a disabled one. It only cleans up."""
+    known = _unsealed_once.get()
+    secret = known.get((credential.pk, credential.secret_id)) if known else None
+    if secret is None:
+        secret = {name: Secret(value) for name, value in secrets_of(credential).items()}
+        if known is not None:  # the credential may have been read again
+            known[credential.pk, credential.secret_id] = secret
     return provider_class(credential.provider)(credential, secret, outgoing.session())
 
 
@@ -135,26 +189,31 @@ def catalog() -> list[dict[str, Any]]:
 
     This is the answer of GET /apiv1/dns/providers/catalog.
     """
-    return [_entry(each, provider_class(each)) for each in PROVIDERS]
+    disabled = {each.provider: each for each in DisabledProvider.objects.all()}
+    return [_entry(each, provider_class(each), disabled.get(each)) for each in PROVIDERS]
 
 
-def _entry(name: str, provider: type[Provider]) -> dict[str, Any]:
+def _entry(
+    name: str, provider: type[Provider], disabled: DisabledProvider | None
+) -> dict[str, Any]:
     return {
         "id": name,
-        "name": provider.name,
+        "name": str(provider.name),
         "fields": [_shown(field) for field in (*provider.fields, *COMMON_FIELDS)],
+        "disabled_at": disabled and int(disabled.disabled_at.timestamp()),
+        "note": what_is_disabled(disabled) if disabled else "",
     }
 
 
 def _shown(field: Field) -> dict[str, Any]:
     shown = {
         "name": field.name,
-        "label": field.label,
+        "label": str(field.label),
         "required": field.required,
         "secret": field.secret,
     }
     shown |= {
-        "help": field.help,
+        "help": str(field.help),
         "type": "integer" if field.integer else "string",
         "default": field.default,
     }

@@ -1,18 +1,24 @@
 """Admin pages of certificates, attempts, rate limits and drills."""
 
-from typing import ClassVar, cast
+from datetime import timedelta
+from typing import Any, ClassVar, cast
 
+from django import forms
 from django.contrib import admin
-from django.db.models import Prefetch, Q, QuerySet
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy, ngettext
 from unfold.admin import TabularInline
+from unfold.widgets import UnfoldAdminSelectWidget
 
 from accounts import audit
 from accounts.models import User
 from certctrl.admin import MOST_CHOSEN, OpenFilter, PartFilter, ReadOnlyAdmin
 from certctrl.errors import Conflict
 from certctrl.sentences import sentence as _
+from dnsproviders import registry
+from dnsproviders.models import DisabledProvider
 from issuance import drills, services
 from issuance.models import (
     NOT_SERVED,
@@ -34,7 +40,11 @@ from issuance.models import (
     Reservation,
     ReservedToken,
     TrustedCA,
+    open_attempts,
 )
+
+# The rows of the index `certificates_by_expiry`.
+ENDS_SOON = Q(expires_at__lt=Now() + timedelta(days=7), retired_at=None)
 
 
 class CertificatePart(PartFilter):
@@ -42,6 +52,7 @@ class CertificatePart(PartFilter):
     parts: ClassVar = {
         "you": (gettext_lazy("needs a person"), Q(needs_person=True, retired_at=None)),
         "failing": (gettext_lazy("fails"), Q(failures__gt=0, retired_at=None)),
+        "ends": (gettext_lazy("ends within seven days"), ENDS_SOON),
         "held": (gettext_lazy("waits for a rate limit"), Q(lacks__isnull=False)),
         "off": (gettext_lazy("renewal is off"), Q(auto_renew=False, retired_at=None)),
         "deleted": (gettext_lazy("deleted"), Q(retired_at__isnull=False)),
@@ -67,8 +78,7 @@ class CertificateAdmin(ReadOnlyAdmin):
     actions = ("renew", "revoke")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Certificate]:
-        open_ones = Prefetch("issuances", Issuance.objects.open(), to_attr="open_issuances")
-        return super().get_queryset(request).prefetch_related(open_ones)
+        return super().get_queryset(request).prefetch_related(open_attempts())
 
     @admin.action(description=gettext_lazy("Renew now"), permissions=["act"])
     def renew(self, request: HttpRequest, chosen: QuerySet[Certificate]) -> None:
@@ -259,6 +269,61 @@ class AuthorizationAdmin(ReadOnlyAdmin):
     search_fields = ("identifier", "url")
     indexed_search = ("issuance__certificate__domain__startswith",)
     list_select_related = ("issuance",)
+
+
+def provider_names() -> list[tuple[str, str]]:
+    return [(each, registry.provider_class(each).name) for each in registry.PROVIDERS]
+
+
+class DisabledProviderForm(forms.ModelForm):  # type: ignore[type-arg]
+    provider = forms.ChoiceField(
+        label=gettext_lazy("DNS provider"),
+        choices=provider_names,
+        widget=UnfoldAdminSelectWidget,
+        help_text=gettext_lazy(
+            "Nobody can make a credential for it, or start an attempt that needs it. Open attempts"
+            " wait until it is enabled again. TXT records are still removed."
+        ),
+    )
+
+
+@admin.register(DisabledProvider)
+class DisabledProviderAdmin(ReadOnlyAdmin):
+    """A provider is disabled by a new row, and enabled by an action."""
+
+    form = DisabledProviderForm
+    list_display = ("provider", "disabled_at", "by", "why")
+    readonly_fields = ("disabled_at", "by")
+    search_fields = ("provider", "why")
+    list_select_related = ("by",)
+    actions = ("enable",)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return self.has_act_permission(request)
+
+    def get_fields(
+        self, request: HttpRequest, obj: DisabledProvider | None = None
+    ) -> tuple[str, ...]:
+        return self.list_display if obj else ("provider", "why")
+
+    def save_model(
+        self, request: HttpRequest, obj: DisabledProvider, form: Any, change: bool
+    ) -> None:
+        obj.pk = services.disable_provider(obj.provider, cast("User", request.user), obj.why).pk
+
+    @admin.action(description=gettext_lazy("Enable"), permissions=["act"])
+    def enable(self, request: HttpRequest, chosen: QuerySet[DisabledProvider]) -> None:
+        def act(row: DisabledProvider) -> None:
+            services.enable_provider(row, cast("User", request.user))
+
+        def said(number: int) -> str:
+            return ngettext(
+                "%(number)d DNS provider is enabled.",
+                "%(number)d DNS providers are enabled.",
+                number,
+            ) % {"number": number}
+
+        self.act_on_each(request, chosen, act, said)
 
 
 @admin.register(RequestKey)

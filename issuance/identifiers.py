@@ -75,7 +75,7 @@ def normalize_name(
     try:
         return _normalize_private(name) if private else _normalize(name, addresses)
     except ValueError as exc:
-        raise Invalid(str(exc), field=field, name=shown(name)) from None
+        raise Invalid(exc.args[0], field=field, name=shown(name)) from None
 
 
 def bases(names: Sequence[str]) -> list[str]:
@@ -109,8 +109,11 @@ def _normalize(name: str, addresses: bool) -> str:
     base = _without_wildcard(text, name)
     if "_" in base:
         raise ValueError(
-            f"{shown(name)} has an underscore, which no public CA certifies. Use a name of"
-            " letters, digits and hyphens, or a private CA."
+            _(
+                "%(name)s has an underscore, which no public CA certifies. Use a name of letters, "
+                "digits and hyphens, or a private CA.",
+                name=shown(name),
+            )
         )
     a_labels = _a_labels(base, name)
     _refuse_long_challenge(a_labels, name)
@@ -138,20 +141,28 @@ def _without_wildcard(text: str, name: str) -> str:
     base = text.removeprefix(WILDCARD)
     if "*" in base:
         raise ValueError(
-            f"{shown(name)} has a wildcard in the wrong place. It must be the whole first"
-            " label, such as *.example.com."
+            _(
+                "%(name)s has a wildcard in the wrong place. It must be the whole first label, "
+                "such as *.example.com.",
+                name=shown(name),
+            )
         )
     return base
 
 
 def _stripped(name: object) -> str:
     if not isinstance(name, str):
-        raise ValueError("A name must be a string, such as example.com.")
+        raise ValueError(_("A name must be a string, such as example.com."))
     if any(unicodedata.category(each) in ("Cc", "Cs") for each in name):
-        raise ValueError(f"{shown(name)} contains control characters. Write the name without them.")
+        raise ValueError(
+            _(
+                "%(name)s contains control characters. Write the name without them.",
+                name=shown(name),
+            )
+        )
     text = name.strip(" ").translate(ASCII_DOTS).removesuffix(".")
     if not text:
-        raise ValueError("A name is empty. Write it, or leave it out.")
+        raise ValueError(_("A name is empty. Write it, or leave it out."))
     if len(text) > 4 * MAX_LENGTH:
         raise ValueError(_long_name(name))
     return text
@@ -163,9 +174,11 @@ def _refuse_address(text: str, name: str) -> None:
     except ValueError:
         return
     raise ValueError(
-        f"{shown(name)} is an IP address, which DNS-01 cannot validate. Set verify_method to"
-        " http-01 or tls-alpn-01, ask for a host name that leads to it, or have a private CA sign"
-        " it."
+        _(
+            "%(name)s is an IP address, which DNS-01 cannot validate. Set verify_method to http-01 "
+            "or tls-alpn-01, ask for a host name that leads to it, or have a private CA sign it.",
+            name=shown(name),
+        )
     )
 
 
@@ -183,17 +196,27 @@ def _address(text: str, name: str) -> str:
         return ""
     if "%" in bare:
         raise ValueError(
-            f"{shown(name)} has a zone id, which no certificate holds. Write"
-            f" {bare.partition('%')[0]}."
+            _(
+                "%(name)s has a zone id, which no certificate holds. Write %(address)s.",
+                name=shown(name),
+                address=bare.partition("%")[0],
+            )
         )
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         raise ValueError(
-            f"{shown(name)} is an IPv4 address in IPv6 form. Write {address.ipv4_mapped}."
+            _(
+                "%(name)s is an IPv4 address in IPv6 form. Write %(address)s.",
+                name=shown(name),
+                address=address.ipv4_mapped,
+            )
         )
     if address.is_unspecified or address.is_multicast or address == BROADCAST:
         raise ValueError(
-            f"{shown(name)} is not the address of one host. Write the address that clients connect"
-            " to."
+            _(
+                "%(name)s is not the address of one host. Write the address that clients connect "
+                "to.",
+                name=shown(name),
+            )
         )
     return str(address)
 
@@ -202,24 +225,35 @@ def _refuse_almost_address(text: str, name: str) -> None:
     base, slash, length = text.partition("/")
     if text.startswith(WILDCARD) and is_address(text.removeprefix(WILDCARD)):
         raise ValueError(
-            f"{shown(name)} is a wildcard of an IP address, which does not exist. Name"
-            " each address."
+            _(
+                "%(name)s is a wildcard of an IP address, which does not exist. Name each address.",
+                name=shown(name),
+            )
         )
     if slash and length.isdigit() and is_address(base):
         raise ValueError(
-            f"{shown(name)} is a network, and a certificate holds single addresses. Name"
-            " each address."
+            _(
+                "%(name)s is a network, and a certificate holds single addresses. Name each "
+                "address.",
+                name=shown(name),
+            )
         )
     if text.startswith("[") and "]:" in text and is_address(text[1:].partition("]")[0]):
-        raise ValueError(f"{shown(name)} has a port. Write the address without it.")
+        raise ValueError(_("%(name)s has a port. Write the address without it.", name=shown(name)))
     if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", text, re.ASCII):
         raise ValueError(
-            f"{shown(name)} is not an IPv4 address. Write four numbers from 0 to 255 without"
-            " leading zeros."
+            _(
+                "%(name)s is not an IPv4 address. Write four numbers from 0 to 255 without "
+                "leading zeros.",
+                name=shown(name),
+            )
         )
     if text.count(":") > 1 and re.fullmatch(r"[0-9a-f:.]+(%.*)?", text, re.IGNORECASE | re.ASCII):
         raise ValueError(
-            f"{shown(name)} is not an IPv6 address. Write one such as 2001:db8::7, without a port."
+            _(
+                "%(name)s is not an IPv6 address. Write one such as 2001:db8::7, without a port.",
+                name=shown(name),
+            )
         )
 
 
@@ -326,8 +360,13 @@ def _refuse_long_challenge(encoded: str, name: str) -> None:
     if len(CHALLENGE_PREFIX + encoded) > MAX_LENGTH:
         longest = MAX_LENGTH - len(CHALLENGE_PREFIX)
         raise ValueError(
-            f"{shown(name)} is too long for DNS-01. With {CHALLENGE_PREFIX} in front,"
-            f" {longest} characters are left. Shorten it."
+            _(
+                "%(name)s is too long for DNS-01. With %(prefix)s in front, %(longest)s "
+                "characters are left. Shorten it.",
+                name=shown(name),
+                prefix=CHALLENGE_PREFIX,
+                longest=longest,
+            )
         )
 
 
@@ -337,13 +376,21 @@ def _refuse_suffix(a_labels: str, name: str) -> None:
         raise ValueError(_no_host_name(name))
     if "." not in a_labels and not is_listed_suffix(a_labels):
         raise ValueError(
-            f"{shown(a_labels)} has no dot. Ask for a name in a domain, such as"
-            f" {a_labels}.example.com, or have a private CA sign it."
+            _(
+                "%(name)s has no dot. Ask for a name in a domain, such as %(base)s.example.com, "
+                "or have a private CA sign it.",
+                name=shown(a_labels),
+                base=a_labels,
+            )
         )
     if suffixes().is_public(a_labels):
         raise ValueError(
-            f"{shown(name)} is a public suffix, which no single owner has. Ask for a name"
-            f" below it, such as example.{a_labels}."
+            _(
+                "%(name)s is a public suffix, which no single owner has. Ask for a name below it, "
+                "such as example.%(base)s.",
+                name=shown(name),
+                base=a_labels,
+            )
         )
 
 

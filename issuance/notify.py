@@ -14,7 +14,7 @@ from accounts.models import User
 from authorities.errors import OF_A_LIMIT
 from authorities.models import PrivateCA
 from certctrl import clock
-from certctrl.sentences import joined
+from certctrl.sentences import first_of, joined
 from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from devices.models import Device
@@ -491,7 +491,7 @@ def ca_expiring(private_ca: PrivateCA, now: datetime) -> None:
         used = _(
             "Certificates in use with an account of it: %(count)s (%(domains)s).",
             count=count,
-            domains=", ".join(domains) + ", …" * (count > NAMED),
+            domains=first_of(list(domains), NAMED, count),
         )
     ending = {"name": name, "ends": ends}
     valid = _("The certificate of the private CA %(name)s is valid until %(ends)s.", **ending)

@@ -6,6 +6,7 @@ changes nothing.
 
 import threading
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from celery import Task, shared_task
@@ -15,6 +16,7 @@ from certctrl import board, clock, lanes
 from certctrl.dispatch import BEGUN, FIRST, send, under_own_turn
 from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, stopping
+from dnsproviders import registry
 from issuance import notify, probes, workflow
 from issuance.challenges import txtrecords
 from issuance.models import Issuance
@@ -63,13 +65,15 @@ def serve(step: workflow.Step, issuance_id: int) -> workflow.Step | None:
     Return the step for which a message is due. A record of another attempt, or one that could not
     be removed, is for the sweep. So is the rest when this worker stops.
     """
-    later = workflow.walk(step, issuance_id)
-    if later is None:
-        for record_id in txtrecords.left_by(issuance_id):
-            if stopping.is_set():
-                break
-            under_own_turn(withdraw, record_id)
-    return later
+    with registry.unsealing_once():
+        return workflow.walk(step, issuance_id, _remove_records)
+
+
+def _remove_records(issuance: Issuance) -> None:
+    for record_id in txtrecords.left_by(issuance):
+        if stopping.is_set():
+            break
+        under_own_turn(partial(withdraw, by=issuance), record_id)
 
 
 LOOKS = lanes.Lane("looks", _("the name servers"))
@@ -148,10 +152,13 @@ def cleanup(record_id: int) -> None:
     under_own_turn(withdraw, record_id)
 
 
-def withdraw(record_id: int) -> None:
-    """Remove a TXT record that no attempt needs. Notify its owner of a Trouble, and raise it."""
+def withdraw(record_id: int, *, by: Issuance | None = None) -> None:
+    """Remove a TXT record that no attempt needs. Notify its owner of a Trouble, and raise it.
+
+    `by` is the attempt whose walk has just ended.
+    """
     try:
-        txtrecords.withdraw(record_id)
+        txtrecords.withdraw(record_id, by=by)
     except Trouble as trouble:
         notify.cleanup_failed(record_id, trouble)
         raise

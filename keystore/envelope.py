@@ -167,7 +167,7 @@ def open_certificate_key(
     another purpose.
     """
     if envelope.purpose != CERTIFICATE_KEY:
-        raise ValueError(f"{envelope} is not a certificate's key.")
+        raise ValueError(f"{envelope} is not a certificate's key")
     data_key = _data_key(envelope)  # not in the transaction, because an HSM may be slow
     with transaction.atomic(durable=True):
         AuditEvent.objects.create(
@@ -282,13 +282,13 @@ def _note_wrapped(envelope: Envelope, recipients: Iterable[Recipient]) -> None:
 
 def _check(owner: User, purpose: str, policy: str, public_keys: Iterable[RecipientKey]) -> None:
     if not PURPOSE.fullmatch(purpose):
-        raise ValueError("A purpose must be a lower-case word of at most 32 letters.")
+        raise ValueError("a purpose must be a lower-case word of at most 32 letters")
     if policy != Policy.MASTER_ONLY and purpose != CERTIFICATE_KEY:
         raise ValueError(
-            f"The server must be able to open a {purpose}, so its policy must be MASTER_ONLY."
+            f"the server must be able to open a {purpose}, so its policy must be MASTER_ONLY"
         )
     if any(key.owner_id != owner.pk for key in public_keys):
-        raise ValueError("A secret must not be wrapped for another owner's device.")
+        raise ValueError("a secret must not be wrapped for another owner's device")
 
 
 def _content_context(envelope: Envelope) -> bytes | None:

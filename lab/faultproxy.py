@@ -73,6 +73,7 @@ class Judged:
 
     `url` is empty for an order that was not accepted. `refused` then has the reason. `charged` has
     the buckets that lost a token, `uncharged` those that lose it when the order is issued.
+    `issued_at` is that moment. It is 0 before it, and for orders that paid all at once.
     """
 
     at: float  # seconds since the epoch
@@ -84,6 +85,7 @@ class Judged:
     finalize: str = ""
     charged: list[Bucket] = field(default_factory=list)
     uncharged: list[Bucket] = field(default_factory=list)
+    issued_at: float = 0.0
     refused: str = ""
     detail: str = ""
 
@@ -254,9 +256,10 @@ class FaultProxy:
 
     def _charge_names(self, order: str) -> None:
         for each in self.judged:
-            if each.finalize == order:
+            if each.finalize == order and each.uncharged:
+                each.issued_at = time.time()
                 for bucket in each.uncharged:
-                    self.overdrawn[bucket.kind] += not self.limits.spend(bucket, time.time())
+                    self.overdrawn[bucket.kind] += not self.limits.spend(bucket, each.issued_at)
                 each.charged += each.uncharged
                 each.uncharged = []
 

@@ -7,6 +7,7 @@ import standardwebhooks
 from django.views.decorators.debug import sensitive_variables
 
 from certctrl import clock, outgoing
+from certctrl.sentences import said_by
 from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from keystore import envelope
@@ -49,7 +50,7 @@ def post(delivery: Delivery) -> None:
                 allow_redirects=False,
             )
     except requests.RequestException as exc:
-        raise _noted(webhook, Trouble("webhook_unreachable", str(exc))) from None
+        raise _noted(webhook, Trouble("webhook_unreachable", said_by(exc))) from None
     if response.status_code == GONE:
         Webhook.objects.filter(pk=webhook.pk).update(disabled_at=clock.now())
     if not 200 <= response.status_code < 300:

@@ -49,7 +49,7 @@ class RecoveryCodeAdmin(ReadOnlyAdmin):
 
 @admin.register(MailedCode)
 class MailedCodeAdmin(ReadOnlyAdmin):
-    list_display = ("purpose", "email", "network", "created_at", "sent_at", "used_at", "tries")
+    list_display = ("purpose", "email", "network", "created_at", "sent_at", "used_at")
     list_filter = ("purpose", OpenFilter)
     search_fields = ("email", "network")
     indexed_search = ("email", "network")

@@ -2,17 +2,21 @@
 
 The mails that say what was changed in an account go the same way.
 
+A code has 80 bits, which nobody guesses. So tries are not counted, and a stranger who types wrong
+codes uses up nothing of the owner.
+
 Every request writes one row, whether there is a user with this address or not. The worker that
 sends the mail looks for the user. So neither the response nor its time says who has an account.
 """
 
+import base64
 import hmac
 from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import translation
@@ -31,8 +35,6 @@ AN_HOUR = timedelta(hours=1)
 VALID_FOR = AN_HOUR
 INVITED_FOR = timedelta(days=7)
 KEPT_FOR = timedelta(days=1)  # after the end, because the rows are counted for a day
-DIGITS = 8
-TRIES = 5  # for each code
 # Each purpose is counted for itself, so that registrations of an address use up none of its resets.
 MAILS_A_DAY = 5  # to one address, asked for by one network
 MAILS_AN_HOUR = 8  # to one address, asked for by all networks
@@ -120,56 +122,66 @@ def _refuse_more(rows: QuerySet[MailedCode], most: int, within: timedelta) -> No
 
 
 def code_of(row: MailedCode) -> str:
-    """Return the code. It is not stored, but computed with SECRET_KEY."""
+    """Return the code: four groups of letters and digits.
+
+    It is not stored, but computed with SECRET_KEY.
+    """
     said = f"{row.uuid} {row.purpose} {row.email} {row.user_id}"
     digest = salted_hmac("signin.mailedcodes", said, algorithm="sha256").digest()
-    return str(int.from_bytes(digest[:8]) % 10**DIGITS).zfill(DIGITS)
+    text = base64.b32encode(digest[:10]).decode().lower()
+    return "-".join(text[at : at + 4] for at in range(0, 16, 4))
 
 
-def spend(
+def find(
     purpose: str, email: str, code: str, user: User | None = None, network: str | None = None
 ) -> MailedCode:
-    """Return the row of this code, and end all codes of this purpose and address.
+    """Return the row of this code. `spend` ends it.
 
     With `network`, only the codes that were requested there count.
-    Raise Invalid for a code that is wrong, over, or was tried too often. All read the same, and so
-    does an address that nobody asked a code for. A wrong code counts for each row, so do not call
-    this function in a transaction.
+    Raise Invalid for a code that is wrong or over. Both read the same, and so does an address that
+    nobody asked a code for.
     """
-    usable = open_codes(purpose, email, user, network=network)
-    rows = list(usable.order_by("-pk"))
-    typed = "".join(code.split()).encode("utf-8", "replace")
+    rows = list(open_codes(purpose, email, user, network).order_by("-pk"))
+    typed = _plain(code)
     # The comparison is made for an unknown address too.
     compared = rows or [MailedCode(purpose=purpose, email=email)]
-    found = [each for each in compared if hmac.compare_digest(code_of(each).encode(), typed)]
-    usable.update(tries=F("tries") + 1)
-    ended = found and open_codes(purpose, email, user, tries=TRIES + 1).update(
-        used_at=clock.now(), wake_at=None, password=""
-    )
-    if not ended:
-        raise errors.Invalid(
-            _(
-                "The code is wrong, or it is over. A code is valid for an hour and for "
-                "%(tries)s tries. Check it, or request another one.",
-                tries=TRIES,
-            ),
-            field="verify_code",
-        )
+    found = [each for each in compared if hmac.compare_digest(_plain(code_of(each)), typed)]
+    if not rows or not found:
+        raise _wrong()
     return found[0]
 
 
+def _plain(code: str) -> bytes:
+    return "".join(each for each in code.lower() if each.isalnum()).encode("utf-8", "replace")
+
+
+def _wrong() -> errors.Invalid:
+    return errors.Invalid(
+        _(
+            "The code is wrong, or it is over. A code is valid for an hour. Check it, or request "
+            "another one."
+        ),
+        field="verify_code",
+    )
+
+
+def spend(row: MailedCode) -> None:
+    """End all codes of the purpose, the address and the user of this row.
+
+    Raise Invalid if another request has ended them meanwhile.
+    """
+    rows = open_codes(row.purpose, row.email).filter(user=row.user_id)
+    if not rows.update(used_at=clock.now(), wake_at=None, password=""):
+        raise _wrong()
+
+
 def open_codes(
-    purpose: str,
-    email: str,
-    user: User | None = None,
-    network: str | None = None,
-    tries: int = TRIES,
+    purpose: str, email: str, user: User | None = None, network: str | None = None
 ) -> TurnsQuerySet[MailedCode]:
-    """Return the rows whose code may be tried."""
+    """Return the rows whose code counts."""
     rows = MailedCode.objects.filter(
         purpose=purpose, email=canonical_email(email), used_at=None, ends_at__gt=clock.now()
     )
-    rows = rows.filter(tries__lt=tries)
     if network is not None:
         rows = rows.filter(network=network)
     return rows.filter(user=user) if user else rows

@@ -70,6 +70,7 @@ def _text(row: MailedCode, user: User | None) -> tuple[str, str] | None:
     """Return the subject and the body, or None if this address gets no mail."""
     ignore = _("If you did not expect this mail, ignore it. Then nothing changes.")
     ends = _("The code is valid until %(moment)s.") % {"moment": moments.for_people(row.ends_at)}
+    end = _("%(ends)s %(ignore)s") % {"ends": ends, "ignore": ignore}
     code = f"    {mailedcodes.code_of(row)}"
     match row.purpose:
         case Purpose.REGISTER if user:
@@ -81,16 +82,16 @@ def _text(row: MailedCode, user: User | None) -> tuple[str, str] | None:
             return subject, f"{said}\n\n{ignore}"
         case Purpose.REGISTER if _may_register(row):
             said = _("This code registers your address at %(page)s:") % {"page": row.page}
-            return _("Your code for certctrl"), f"{said}\n\n{code}\n\n{ends} {ignore}"
+            return _("Your code for certctrl"), f"{said}\n\n{code}\n\n{end}"
         case Purpose.RESET if user and user.is_active and user.has_usable_password():
             said = _("This code sets a new password at %(page)s:") % {"page": row.page}
-            return _("Your code for certctrl"), f"{said}\n\n{code}\n\n{ends} {ignore}"
+            return _("Your code for certctrl"), f"{said}\n\n{code}\n\n{end}"
         case Purpose.CHANGE if row.user and not user:
             said = _("This code makes this address that of the account %(email)s at %(page)s:") % {
                 "email": row.user.email,
                 "page": row.page,
             }
-            return _("Your code for certctrl"), f"{said}\n\n{code}\n\n{ends} {ignore}"
+            return _("Your code for certctrl"), f"{said}\n\n{code}\n\n{end}"
         case Purpose.INVITE if row.user and not user:
             said = _(
                 "%(email)s invites you to certctrl. Register with this address at %(page)s within "

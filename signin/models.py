@@ -89,7 +89,6 @@ class MailedCode(Turns):
     page = models.CharField(max_length=500, blank=True, help_text="the address of the pages")
     created_at = models.DateTimeField(auto_now_add=True)
     ends_at = models.DateTimeField()
-    tries = models.PositiveSmallIntegerField(default=0)
     used_at = models.DateTimeField(null=True, blank=True)
     sent_at = models.DateTimeField(null=True, blank=True)
 

@@ -132,7 +132,7 @@ def _held(request: HttpRequest) -> dict[str, Any]:
     if request.GET.get("iss", settings.OIDC_ISSUER) != settings.OIDC_ISSUER:  # RFC 9207
         raise entering.over()
     if "error" in request.GET or "code" not in request.GET:
-        said = printable(request.GET.get("error", "no code")[:64])
+        said = printable(request.GET.get("error", "")[:64]) or _("no code")
         raise errors.Unauthorized(
             _("The provider did not sign you in (%(said)s). Try again.", said=said)
         )

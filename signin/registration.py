@@ -1,8 +1,6 @@
 """Register, confirm the address, set a new password, change one's own account."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from django.conf import settings
 from django.contrib.auth import update_session_auth_hash
@@ -16,6 +14,7 @@ from django.views.decorators.debug import sensitive_variables
 from accounts import audit, passwords, services, sessions
 from accounts.models import User, canonical_email
 from certctrl import errors
+from certctrl.sentences import Sentence, joined
 from certctrl.sentences import sentence as _
 from signin import mailedcodes
 from signin.models import MailedCode
@@ -51,7 +50,11 @@ def refuse_weak(password: str, user: User | None = None, field: str = "password"
     try:
         validate_password(password, user)
     except ValidationError as exc:
-        raise errors.Invalid(" ".join(exc.messages), field=field) from None
+        said = [
+            each.message if isinstance(each.message, Sentence) else str(each.message)
+            for each in exc.error_list
+        ]
+        raise errors.Invalid(joined(" ", said), field=field) from None
 
 
 @sensitive_variables()
@@ -68,7 +71,7 @@ def register(
     refuse_bad_name(name)
     refuse_bad_country(country_of_residence)
     refuse_weak(password)
-    attempts = services.Attempts(audit.ip_of(request), email)
+    attempts = services.Attempts(request, email)
     attempts.begin()
     user = User.objects.named(email).first()
     with passwords.hashing(attempts.take_back):
@@ -106,8 +109,7 @@ def activate(request: HttpRequest, email: str, code: str, password: str | None =
                     "registration too, or register again."
                 )
             )
-    with _counted(request, email):
-        row = mailedcodes.spend(Purpose.REGISTER, email, code, network=network)
+    row = mailedcodes.find(Purpose.REGISTER, email, code, network=network)
     if not row.password:  # there was a user, so no code was mailed
         raise errors.Conflict(_("This address has an account. Sign in."))
     if password is not None:
@@ -121,6 +123,7 @@ def activate(request: HttpRequest, email: str, code: str, password: str | None =
                 ),
                 field="password",
             )
+    mailedcodes.spend(row)
     user = User(
         email=row.typed_email,
         name=row.name,
@@ -153,13 +156,16 @@ def request_reset(request: HttpRequest, email: str) -> None:
 def reset_password(request: HttpRequest, email: str, code: str, password: str) -> User:
     """Set a new password. All sessions of the user end. A second factor stays.
 
+    The network of the request becomes known to the account. So the owner can sign in there, however
+    many wrong passwords strangers send. A wrong code hashes no password.
+
     Raise Invalid for a wrong code or a weak password.
     """
     refuse_weak(password, field="new_password")
-    with _counted(request, email) as attempts:
-        with passwords.hashing(attempts.take_back):
-            hashed = make_password(password)
-        mailedcodes.spend(Purpose.RESET, email, code)
+    row = mailedcodes.find(Purpose.RESET, email, code)
+    with passwords.hashing(lambda: None):
+        hashed = make_password(password)
+    mailedcodes.spend(row)
     user = User.objects.named(email).filter(is_active=True).first()
     if not user:
         raise errors.Invalid(_("This account is not active. Ask the operator."), field="email")
@@ -171,6 +177,7 @@ def reset_password(request: HttpRequest, email: str, code: str, password: str) -
             user, user.email, "user.password_reset", f"user:{user.pk}", audit.ip_of(request)
         )
         mailedcodes.tell(user, Purpose.PASSWORD, request)
+    services.Attempts(request, email).forget()
     return user
 
 
@@ -227,8 +234,8 @@ def request_new_address(request: HttpRequest, user: User, email: str) -> None:
 
 def confirm_new_address(request: HttpRequest, user: User, email: str, code: str) -> None:
     """Make the address that of the user, and tell the old one. Raise Invalid for a wrong code."""
-    with _counted(request, email):
-        row = mailedcodes.spend(Purpose.CHANGE, email, code, user)
+    row = mailedcodes.find(Purpose.CHANGE, email, code, user)
+    mailedcodes.spend(row)
     before = user.email
     try:
         with transaction.atomic():
@@ -248,15 +255,3 @@ def confirm_new_address(request: HttpRequest, user: User, email: str, code: str)
         raise errors.Conflict(
             _("Another user has this address by now. Type another one.")
         ) from None
-
-
-@contextmanager
-def _counted(request: HttpRequest, email: str) -> Iterator[services.Attempts]:
-    """Count a try of a code for its address and its network, as a login is counted.
-
-    It is counted before any password is hashed. A right code takes it back.
-    """
-    attempts = services.Attempts(audit.ip_of(request), email)
-    attempts.begin()
-    yield attempts
-    attempts.take_back()

@@ -67,7 +67,7 @@ def uri_of(factor: SecondFactor, host: str) -> str:
 
 
 @sensitive_variables()
-def confirm(user: User, code: str, request: HttpRequest | None = None) -> list[str]:
+def confirm(user: User, code: str, request: HttpRequest) -> list[str]:
     """Let the second factor count, because the app shows the right code.
 
     Return the recovery codes, which are not stored. Raise Conflict if nothing was started, and
@@ -96,7 +96,7 @@ def confirm(user: User, code: str, request: HttpRequest | None = None) -> list[s
 
 
 @sensitive_variables()
-def renew_codes(user: User, request: HttpRequest | None = None) -> list[str]:
+def renew_codes(user: User, request: HttpRequest) -> list[str]:
     """Replace all recovery codes. Return the new ones, which are not stored.
 
     Raise Conflict if there is no second factor.
@@ -126,12 +126,16 @@ def _make_codes(factor: SecondFactor) -> list[str]:
 def check(request: HttpRequest, user: User, code: str) -> None:
     """Accept a code of the app, or a recovery code, once.
 
-    Raise Unauthorized for a wrong code, and RateLimited after too many wrong ones in a row.
+    Raise Unauthorized for a wrong code, and RateLimited after too many wrong ones in a row. A
+    recovery code is too long to guess, and waits for nothing. So a stranger who has the password
+    locks nobody out.
     """
     with transaction.atomic():
         factor = SecondFactor.objects.select_for_update().get(user=user)
-        _refuse_before_next_try(factor)
-        accepted = _accept(request, factor, code)
+        accepted = _accept_recovery_code(request, factor, code)
+        if not accepted:
+            _refuse_before_next_try(factor)
+            accepted = _accept_code_of_app(factor, code)
         if not accepted:
             factor.failures += 1
             factor.next_try_at = clock.now() + _pause(factor.failures)
@@ -178,7 +182,10 @@ def _refuse_before_next_try(factor: SecondFactor) -> None:
     if factor.next_try_at and now < factor.next_try_at <= longest:
         pause = int((factor.next_try_at - now).total_seconds()) + 1
         raise errors.RateLimited(
-            _("Too many wrong codes. Try again in %(pause)s seconds.", pause=pause),
+            _(
+                "Too many wrong codes. Try again in %(pause)s seconds, or type a recovery code.",
+                pause=pause,
+            ),
             retry_after=pause,
         )
 
@@ -191,11 +198,15 @@ def _pause(failures: int) -> timedelta:
 
 
 @sensitive_variables()
-def _accept(request: HttpRequest, factor: SecondFactor, code: str) -> bool:
+def _accept_code_of_app(factor: SecondFactor, code: str) -> bool:
     step = _step_of(factor, code)
     if step is not None:
         factor.last_step = step
-        return True
+    return step is not None
+
+
+@sensitive_variables()
+def _accept_recovery_code(request: HttpRequest, factor: SecondFactor, code: str) -> bool:
     unused = factor.recovery_codes.filter(digest=_digest(code), used_at=None)
     if not unused.update(used_at=clock.now()):
         return False

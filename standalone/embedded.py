@@ -5,6 +5,7 @@ the first start creates. Values in the environment or in `.env` always win.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -171,10 +172,21 @@ def prepare() -> Embedded:
 
     Raise CannotStart when one of them cannot be used.
     """
-    global _prepared
     if is_on("DEMO"):
         isolate(os.environ)
     folder = data_folder()
+    try:
+        return _prepare(folder)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CannotStart(
+            f"The disk of the data folder {folder} is full. Make room, then start again."
+        ) from None
+
+
+def _prepare(folder: Path) -> Embedded:
+    global _prepared
     listen = listen_of(os.environ.get("LISTEN", ""))
     port = os.environ.get("PORT", "")
     wanted = port_of(port) if port else None

@@ -19,6 +19,7 @@ from certctrl import board, lanes
 from certctrl.environment import Environment
 from certctrl.lanes import Lane, Standing
 from dnsproviders.models import DnsCredential
+from issuance import preflight
 from tests import factories
 from tests.emptying import empty_database
 from tests.fakes.mailbox import Mailbox
@@ -92,6 +93,7 @@ def _empty_cache() -> Iterator[None]:
     """Clear the cache, so that the throttles of one test have no effect on the next."""
     cache.clear()
     lanes.forget()
+    preflight.forget()
     yield
     cache.clear()
 

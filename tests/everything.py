@@ -10,7 +10,7 @@ from authorities.privateca import create_private_ca
 from devices import agentchallenges, codes, installplans, registration, signals
 from devices import services as device_services
 from devices.models import DeviceCode, DeviceSession
-from dnsproviders.models import ApiBucket
+from dnsproviders.models import ApiBucket, DisabledProvider
 from issuance import services
 from issuance.models import (
     Certificate,
@@ -100,6 +100,9 @@ def ledger_and_log(world: World, owner: User) -> None:
     Probe.objects.create(certificate=issuance.certificate, address="www.example.com", port=443)
     Drill.objects.create(by=owner, issuer="example CA")
     ApiBucket.objects.create(key="cloudflare 1", full_at=world.time)
+    DisabledProvider.objects.create(
+        provider="rfc2136", disabled_at=world.time, by=owner, why="an example"
+    )
 
 
 def notices(owner: User) -> list[str]:

@@ -210,7 +210,7 @@ class AcmeCA:
         """Return a chain as PEM, and the Link header of the response."""
         response = self._ask(url, None, _("the certificate"), accept=PEM_CHAIN, named=True)
         if "-----BEGIN CERTIFICATE-----" not in response.text:
-            kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
+            kind = response.headers.get("Content-Type", "").partition(";")[0][:60] or _("nothing")
             raise Trouble(
                 errors.ERROR,
                 _(

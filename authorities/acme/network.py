@@ -150,7 +150,9 @@ class Network:
     def _new_nonce(self) -> str:
         response = self._send_request("HEAD", directory_of(self)["newNonce"])
         if refusal := refusal_of(response):
-            raise self._trouble(refusal, "a nonce", None)
+            trouble = self._trouble(refusal, "a nonce", None)
+            # The request itself was not sent, so the CA did not refuse it.
+            raise Trouble(errors.ERROR, trouble.what) if isinstance(trouble, Refused) else trouble
         nonce = _nonce_of(response)
         if not nonce:
             raise Trouble(

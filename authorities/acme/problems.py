@@ -235,7 +235,7 @@ def json_of(response: requests.Response, label: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        kind = response.headers.get("Content-Type", "nothing").partition(";")[0][:60]
+        kind = response.headers.get("Content-Type", "").partition(";")[0][:60] or _("nothing")
         raise Trouble(
             ERROR,
             _(

@@ -1,6 +1,12 @@
 """Create private CAs, and sign with them."""
 
-from authorities.privateca.authority import PrivateAuthority, common_name_of, key_usage_of, sign
+from authorities.privateca.authority import (
+    DEFAULT_VALIDITY,
+    PrivateAuthority,
+    common_name_of,
+    key_usage_of,
+    sign,
+)
 from authorities.privateca.creation import (
     CURVE_NAMES,
     CURVE_SIZES,
@@ -15,6 +21,7 @@ __all__ = [
     "CURVE_NAMES",
     "CURVE_SIZES",
     "DEFAULT_KEY_USAGE",
+    "DEFAULT_VALIDITY",
     "MAX_CA_DAYS",
     "MAX_PATH_LENGTH",
     "PrivateAuthority",

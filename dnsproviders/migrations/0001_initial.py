@@ -23,6 +23,16 @@ class Migration(migrations.Migration):
             ],
         ),
         migrations.CreateModel(
+            name='DisabledProvider',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('provider', models.CharField(max_length=32, unique=True)),
+                ('disabled_at', models.DateTimeField()),
+                ('why', models.CharField(help_text='a sentence that every owner may read', max_length=200)),
+                ('by', models.ForeignKey(editable=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
+            ],
+        ),
+        migrations.CreateModel(
             name='DnsCredential',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
@@ -40,6 +50,7 @@ class Migration(migrations.Migration):
                 ('retired_at', models.DateTimeField(blank=True, null=True)),
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='dns_credentials', to=settings.AUTH_USER_MODEL)),
                 ('secret', models.ForeignKey(editable=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='keystore.envelope')),
+                ('disablement', models.ForeignObject(editable=False, from_fields=['provider'], null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='dnsproviders.disabledprovider', to_fields=['provider'])),
             ],
         ),
         migrations.CreateModel(

@@ -107,7 +107,7 @@ def checked_key(value: str) -> str:
 
 
 class Aliyun(Provider):
-    name = "Aliyun"
+    name = _("Aliyun")
     # The limit of AddDomainRecord and DeleteDomainRecord. The API may throttle sooner.
     # https://www.alibabacloud.com/help/en/dns/api-alidns-2015-01-09-quota
     limit = ApiLimit(calls=60, seconds=1)

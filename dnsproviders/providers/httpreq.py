@@ -47,7 +47,7 @@ def checked_username(value: str) -> str:
 
 
 class HttpReq(Provider):
-    name = "HTTP request"
+    name = _("HTTP request")
     is_named_by_owner = True
     fields = (
         Field(

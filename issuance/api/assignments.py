@@ -288,7 +288,7 @@ class KeyAssignViewSet(AssignmentViewSet):
         obids = key.granted(self.obtype, "write") if isinstance(key, ApiKey) else set()
         return {int(obid) for obid in obids if re.fullmatch(IdConverter.regex, obid)}
 
-    @extend_schema(request=KeyAssignRequest, responses=KeyAssignedSerializer)
+    @extend_schema(request=KeyAssignRequest, responses={200: KeyAssignedSerializer})
     def create(self, request: Request, **kwargs: Any) -> Response:
         """Assign each certificate that the API key names to the device."""
         public_id = parsed(KeyAssignRequest, request)["device_public_id"]
@@ -304,10 +304,10 @@ class KeyAssignViewSet(AssignmentViewSet):
         attempts = [services.assign(each, device) for each in found]
         count = len([each for each in attempts if each])
         what = _(
-            "%(count)s certificates are assigned to the device %(device)s.",
+            "Certificates that are assigned to the device %(device)s: %(count)s.",
             count=len(found),
             device=device,
         )
         if count:
-            what = _("%(what)s %(count)s of them are issued again for it.", what=what, count=count)
+            what = _("%(what)s Of these, issued again for it: %(count)s.", what=what, count=count)
         return Response({"status": "pending" if count else "assigned", "message": str(what)})

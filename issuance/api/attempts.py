@@ -6,6 +6,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from certctrl.api import EpochMillis
+from certctrl.sentences import restored
 from issuance.calls import trouble_of
 from issuance.models import Issuance, IssuanceEvent
 
@@ -24,7 +25,9 @@ def status_of(issuance: Issuance) -> str:
 
 def name_servers(issuance: Issuance) -> list[dict[str, Any]]:
     """Return the servers of the last look, while the attempt waits for its TXT records."""
-    return issuance.servers if issuance.state == Issuance.State.PRESENTED else []
+    if issuance.state != Issuance.State.PRESENTED:
+        return []
+    return [each | {"server": str(restored(each["server"]))} for each in issuance.servers]
 
 
 class NameServerSerializer(serializers.Serializer[Any]):
@@ -46,7 +49,7 @@ def progress(issuance: Issuance) -> dict[str, Any]:
         "state": issuance.state,
         "status": status_of(issuance),
         "proves": issuance.proves,
-        "waits_for": trouble_of(issuance) or issuance.waits_for,
+        "waits_for": str(trouble_of(issuance) or issuance.waits_for),
         "looks_again_at": int(issuance.wake_at.timestamp())
         if issuance.wake_at and not issuance.holder
         else None,

@@ -156,7 +156,7 @@ class BulkViewSet(OwnedMixin, GenericViewSet[Certificate]):
     obtype = "certificates"
     permissions = {"create": "read"}  # and what BULK_ACTIONS says
 
-    @extend_schema(request=BulkRequest, parameters=[IDEMPOTENCY_KEY], responses=BulkResponse)
+    @extend_schema(request=BulkRequest, parameters=[IDEMPOTENCY_KEY], responses={200: BulkResponse})
     def create(self, request: Request, **kwargs: Any) -> Response:
         """Renew, revoke, or switch or label many certificates, at most 500.
 

@@ -133,7 +133,8 @@ def _accounts(owner: Parameter, pk: Parameter) -> QuerySet[AcmeAccount]:
 
 @select
 def _credentials(owner: Parameter, pk: Parameter) -> QuerySet[DnsCredential]:
-    return DnsCredential.objects.filter(owner=owner, pk=pk, retired_at=None)
+    rows = DnsCredential.objects.filter(owner=owner, pk=pk, retired_at=None)
+    return rows.select_related("disablement")
 
 
 def _credential(owner: User, given: Mapping[str, Any]) -> DnsCredential | None:

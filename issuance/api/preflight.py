@@ -8,6 +8,7 @@ from rest_framework.request import Request
 from rest_framework.throttling import UserRateThrottle
 
 from certctrl import disk
+from certctrl.api import EpochSeconds
 from certctrl.errors import Unavailable
 from certctrl.sentences import sentence as _
 from issuance.api.limits import LimitSerializer
@@ -43,6 +44,9 @@ class FindingSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(help_text="one of the certificate's")
     record = serializers.CharField()
     what = serializers.CharField()
+    fix = serializers.CharField(
+        help_text="the record to add, as in a zone file, where that is the fix; else empty"
+    )
     blocks = serializers.BooleanField(help_text="true when the CA would refuse an order")
 
 
@@ -53,9 +57,37 @@ class PreflightSerializer(serializers.Serializer[Any]):
     findings = FindingSerializer(many=True)
 
 
+class ZoneProofSerializer(serializers.Serializer[Any]):
+    """A zone of the names, and the TXT records that prove them."""
+
+    zone = serializers.CharField(help_text="as resolvers see it, or the registered domain")
+    names = serializers.ListField(child=serializers.CharField())
+    records = serializers.ListField(
+        child=serializers.CharField(), help_text="the names of the TXT records"
+    )
+    is_seen = serializers.BooleanField(
+        allow_null=True,
+        help_text="whether the DNS provider shows it to the credential; null without an answer",
+    )
+    proved_by = serializers.IntegerField(
+        allow_null=True, help_text="the DNS credential that proved names of the domain last"
+    )
+
+
+class ExpectedSerializer(serializers.Serializer[Any]):
+    """When a certificate that is issued now would end and be renewed."""
+
+    not_after = EpochSeconds()
+    renew_at = EpochSeconds()
+
+
 class PreflightOfRequestSerializer(PreflightSerializer):
     """The findings, and what a second certificate with the same names would cost."""
 
+    zones = ZoneProofSerializer(many=True, help_text="empty if no TXT record proves the names")
+    expected = ExpectedSerializer(
+        allow_null=True, help_text="null until the account has issued with this profile"
+    )
     same_names = serializers.ListField(
         child=serializers.IntegerField(),
         help_text="your certificates with exactly these names, newest first",

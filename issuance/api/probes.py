@@ -101,7 +101,7 @@ class ProbeViewSet(OwnedMixin, GenericViewSet[Certificate]):
     def get_throttles(self) -> list[Any]:
         return [ProbeThrottle()] if self.action == "create" else []
 
-    @extend_schema(request=ProbeRequest, responses=ProbeSerializer)
+    @extend_schema(request=ProbeRequest, responses={200: ProbeSerializer})
     def create(self, request: Request, **kwargs: Any) -> Response:
         """Look now which certificate the address serves. This is one TLS handshake."""
         certificate = self.get_object()

@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 from django.conf import settings
-from django.db.models import Exists, OuterRef, Prefetch, QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -53,7 +53,7 @@ from issuance.api.requests import (
 )
 from issuance.api.rollouts import counts
 from issuance.challenges import delegation
-from issuance.models import Certificate, Deployment, Issuance
+from issuance.models import Certificate, Deployment, Issuance, open_attempts
 from keystore.models import Envelope
 
 DEVICE_REQUIRED = Envelope.Policy.DEVICE_REQUIRED
@@ -125,8 +125,7 @@ class CertificateViewSet(
             rows = rows.prefetch_related(*accounts)
         else:
             rows = rows.select_related(*accounts)
-        open_ones = Prefetch("issuances", Issuance.objects.open(), to_attr="open_issuances")
-        return cast("QuerySet[Certificate]", rows.prefetch_related(open_ones, "labels"))
+        return cast("QuerySet[Certificate]", rows.prefetch_related(open_attempts(), "labels"))
 
     def get_object(self) -> Certificate:
         certificate: Certificate = super().get_object()
@@ -228,7 +227,7 @@ class CertificateViewSet(
             )
             return Response(shown(certificate, issuance))
         issuance = services.issue(certificate, idempotency=idempotency(request))
-        note = {"note": THE_CA_DECIDES} if seconds else {}
+        note = {"note": str(THE_CA_DECIDES)} if seconds else {}
         return Response(AttemptSerializer(issuance).data | note)
 
     @extend_schema(request=IssueRequest, parameters=[IDEMPOTENCY_KEY], responses=StartedSerializer)
@@ -295,11 +294,17 @@ class CertificateViewSet(
         """Do the same for a certificate that does not exist yet. Nothing is stored."""
         spec = parsing.spec_of(self.owner, parsed(CertificateRequest, request))
         with outward.for_owner(self.owner.pk):
-            found = services.look(self.owner, spec)
+            found, zones = services.look(self.owner, spec)
         same = self.get_queryset().filter(pk__in=services.with_names(self.owner, spec.names))
         answer = {
             "ok": not any(each.blocks for each in found),
             "findings": found,
+            "zones": zones,
+            "expected": services.expected(
+                spec.account,
+                spec.settings.get("profile", ""),
+                spec.settings.get("renew_days_before"),
+            ),
             "same_names": list(same.values_list("pk", flat=True)),
             "limit": ratelimits.left_of_set(spec.account, spec.names),
         }

@@ -7,15 +7,18 @@ Attempts that wait for their records are looked at in batches. They take no room
 of each batch is marked, and stands for the message of all.
 """
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
-from functools import cache
-from typing import NamedTuple
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
-from django.db.models import Q, QuerySet
+from django.conf import settings
+from django.db import connection
+from django.db.models import Q
 
 from certctrl import dispatch
 from certctrl.dispatch import Parties, Shares
+from certctrl.statements import Parameter, Select
+from certctrl.turns import SKEW
 from issuance import workflow
 from issuance.calls import COLUMNS, Calls
 from issuance.models import Issuance
@@ -34,6 +37,8 @@ WAITING = dispatch.SHARE
 # Attempts of one owner that go first. The others come after those of owners who ask for little.
 FEW = 8
 
+IS_LOOKED_AT = Q(state=State.PRESENTED)
+PUBLISHES_AGAIN = Q(state=State.ORDERED, presents__gt=0)
 IS_NEW = Q(state=State.QUEUED, slot_at=None)
 WAITS = ~Q(state=State.QUEUED) & ~Q(waits_for="")
 
@@ -49,12 +54,13 @@ class Candidate(NamedTuple):
 class Choice:
     """The attempts that get a message in one sweep."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: datetime) -> None:
+        self.now = now
         self.chosen: dict[int, Candidate] = {}
         self.shares = Shares(dispatch.OF_ONE)
         self.parties = cache(Calls.parties)
         self.again = self.begun = self.waiting = 0
-        sent = Issuance.objects.on_their_way().exclude(state=State.PRESENTED)
+        sent = Issuance.objects.on_their_way().exclude(IS_LOOKED_AT)
         columns = ("presents", "slot_at", "waits_for", *COLUMNS)
         for presents, slot_at, waits_for, *values in sent.values_list(*columns):
             calls = Calls(*values)
@@ -63,31 +69,39 @@ class Choice:
             self.again += bool(presents and calls.state == State.ORDERED)
             self.begun += bool(slot_at) if is_queued else not waits_for
             self.waiting += not is_queued and bool(waits_for)
-        self.room = dispatch.MOST_ON_THEIR_WAY - self.shares.owners.total()
 
-    def take(
-        self, due: QuerySet[Issuance], most: int, *, fairly: bool, priority: int | None = None
-    ) -> None:
-        """Choose up to `most` of the attempts `due`, the longest waiting first.
+    @property
+    def room(self) -> int:
+        """Return how many more may be on their way."""
+        return dispatch.MOST_ON_THEIR_WAY - self.shares.owners.total()
+
+    def take(self, rows: Q, most: int, *, fairly: bool, priority: int | None = None) -> None:
+        """Choose up to `most` of the due attempts in `rows`, the longest waiting first.
 
         `fairly`: no owner gets more than its share. Without a priority, the first ones of an owner
         go first.
         """
-        most = min(most, self.room)
         while most > 0:
-            found = list(_candidates(due.exclude(pk__in=self.chosen), most))
             full: dict[Calls, Q] = {}
-            for each in found:
-                parties = self.parties(each.calls)
+            for pk, *values in due(rows, self.now, most + len(self.chosen), *COLUMNS):
+                if not most:
+                    return
+                if pk in self.chosen:
+                    continue
+                calls = Calls(*values)
+                parties = self.parties(calls)
                 if self.shares.has_room(parties, fairly=fairly):
-                    self._add(each, parties, priority)
+                    few = self.shares.owners[parties.owner] < FEW
+                    usual = dispatch.FIRST if few else dispatch.LATER
+                    self.chosen[pk] = Candidate(pk, calls, usual if priority is None else priority)
+                    self.shares.add(parties)
                     most -= 1
                 else:
-                    full[each.calls] = self._full(each.calls, parties, fairly=fairly)
+                    full[calls] = self._full(calls, parties, fairly=fairly)
             if not full:
                 return
-            for rows in set(full.values()):
-                due = due.exclude(rows)
+            for others in set(full.values()):
+                rows &= ~others
 
     def _full(self, calls: Calls, parties: Parties, *, fairly: bool) -> Q:
         """Return the attempts for which there is no room either."""
@@ -96,14 +110,6 @@ class Choice:
         if (lane := calls.ca_lane()) and not self.shares.lane_has_room(lane.key):
             return calls.is_at_ca
         return calls.is_at_dns
-
-    def _add(self, each: Candidate, parties: Parties, priority: int | None) -> None:
-        if priority is None:
-            is_one_of_few = self.shares.owners[parties.owner] < FEW
-            priority = dispatch.FIRST if is_one_of_few else dispatch.LATER
-        self.chosen[each.id] = each._replace(priority=priority)
-        self.shares.add(parties)
-        self.room -= 1
 
 
 def choose(now: datetime) -> list[Candidate]:
@@ -115,19 +121,14 @@ def choose(now: datetime) -> list[Candidate]:
     none. Else many that only ask whether a CA is ready would hold up all others. Attempts that
     publish again come last.
     """
-    again = Q(state=State.ORDERED, presents__gt=0)
-    every = Issuance.objects.sendable(now).exclude(state=State.PRESENTED)
-    due = every.exclude(again)
-    choice = Choice()
-    choice.room += MORE_BEGUN
-    begun = due.exclude(IS_NEW | WAITS)
-    choice.take(begun, MORE_BEGUN - choice.begun, fairly=False, priority=dispatch.BEGUN)
-    choice.room -= MORE_BEGUN
-    choice.take(due.filter(WAITS), WAITING - choice.waiting, fairly=False)
-    rest = due.exclude(WAITS)
-    choice.take(rest, choice.room, fairly=True)
-    choice.take(rest, choice.room, fairly=False)
-    choice.take(every.filter(again), AGAIN - choice.again, fairly=False)
+    choice = Choice(now)
+    rows = ~IS_LOOKED_AT & ~PUBLISHES_AGAIN
+    begun = min(MORE_BEGUN - choice.begun, MORE_BEGUN + choice.room)
+    choice.take(rows & ~(IS_NEW | WAITS), begun, fairly=False, priority=dispatch.BEGUN)
+    choice.take(rows & WAITS, min(WAITING - choice.waiting, choice.room), fairly=False)
+    choice.take(rows & ~WAITS, choice.room, fairly=True)
+    choice.take(rows & ~WAITS, choice.room, fairly=False)
+    choice.take(PUBLISHES_AGAIN, min(AGAIN - choice.again, choice.room), fairly=False)
     return list(choice.chosen.values())
 
 
@@ -140,17 +141,27 @@ def to_look_at(now: datetime) -> tuple[list[int], list[Candidate]]:
     An attempt that a worker left behind gets a look of its own. It may have killed the worker, and
     in a batch the death would count for all rows.
     """
-    waiting = Issuance.objects.filter(state=State.PRESENTED)
-    due = waiting.sendable(now).order_by("wake_at").values_list("id", "holder")
-    oldest = list(due[: LOOKS * workflow.BATCH])
+    oldest = due(IS_LOOKED_AT, now, LOOKS * workflow.BATCH, "holder", *COLUMNS)
+    if not oldest:
+        return [], []
     lately = now - timedelta(seconds=workflow.LEASE)
-    sent = waiting.on_their_way().filter(holder="", queued_at__gte=lately).count()
-    shared = [pk for pk, holder in oldest if not holder][: max(0, LOOKS - sent) * workflow.BATCH]
-    left_behind = [pk for pk, holder in oldest if holder]
-    alone = _candidates(waiting.filter(pk__in=left_behind), len(left_behind))
-    return shared[:: workflow.BATCH], list(alone) if left_behind else []
+    sent = Issuance.objects.on_their_way().filter(IS_LOOKED_AT, holder="", queued_at__gte=lately)
+    room = max(0, LOOKS - sent.count())
+    shared = [pk for pk, holder, *_ in oldest if not holder][: room * workflow.BATCH]
+    alone = [Candidate(pk, Calls(*values)) for pk, holder, *values in oldest if holder]
+    return shared[:: workflow.BATCH], alone
 
 
-def _candidates(due: QuerySet[Issuance], most: int) -> Iterator[Candidate]:
-    for pk, *values in due.order_by("wake_at").values_list("id", *COLUMNS)[:most]:
-        yield Candidate(pk, Calls(*values))
+def due(rows: Q, now: datetime, most: int, *columns: str) -> list[Any]:
+    """Return the id and `columns` of due attempts without a message, the longest waiting first."""
+    resend = now - timedelta(seconds=settings.RESEND)
+    read = _compiled(connection.vendor, rows, columns)
+    return read(at=now, resend=resend, ahead=now + SKEW, most=most)
+
+
+@lru_cache(maxsize=256)
+def _compiled(vendor: str, rows: Q, columns: tuple[str, ...]) -> Select[Any]:
+    found = Issuance.objects.filter(rows).due(Parameter("at"))
+    found = found.without_message(Parameter("resend"), Parameter("ahead"))
+    read = found.order_by("wake_at").values_list("id", *columns)
+    return Select(read, most=Parameter("most"))

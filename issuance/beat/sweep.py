@@ -3,26 +3,27 @@
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 from celery import shared_task
 from django.conf import settings
 from django.core.cache import cache
+from django.db.models import Model
 
 from authorities import catalog
 from authorities.models import AcmeAccount
 from authorities.tasks import register
 from certctrl import clock, dispatch
-from certctrl.dispatch import mark, unmark
 from certctrl.turns import SWEPT
 from dnsproviders import registry
 from dnsproviders.models import TxtRecord
 from issuance import probes, tasks
 from issuance.beat import admission, clockstep
-from issuance.beat.due import any_is_due, next_due
+from issuance.beat.due import due_tables, next_due
 from issuance.beat.rollouts import advance_rollouts
 from issuance.challenges import txtrecords
-from issuance.models import CertificateVersion, Issuance, Probe, RenewalInfo
+from issuance.models import CertificateVersion, Deployment, Issuance, Probe, RenewalInfo
 from issuance.renewal import ari
 from notices import delivery
 from notices.models import Delivery
@@ -59,24 +60,14 @@ def sweep_once() -> datetime:
     """Send a message for every row that is due and has none on its way. Return the time.
 
     Only the sweep limits how many messages are on their way. A section that raises is logged and
-    counted, and the others run. The sweep counts for `/health` if any section ended, or if no row
-    is due.
+    counted, and the others run. The sweep counts for `/health` if any section ended, or if there
+    was nothing to do.
     """
     now = clock.now()
     run_section(clockstep.put_right, now)
-    sections = (
-        admit_issuances,
-        admit_cleanups,
-        admit_registrations,
-        admit_revocations,
-        admit_renewal_infos,
-        admit_probes,
-        advance_rollouts,
-        admit_deliveries,
-        admit_codes,
-    )
-    ended = [run_section(section, now) for section in sections] if any_is_due(now) else [True]
-    if any(ended):
+    due = due_tables(now)
+    ended = [run_section(SECTIONS[model], now) for model in due]
+    if any(ended) or not due:
         cache.set(SWEPT, now.timestamp(), None)
     return now
 
@@ -118,20 +109,17 @@ def admit_issuances(now: datetime) -> None:
 
     Attempts that wait for their records get one `look` for each 500.
     """
+<<<<<<< HEAD
+=======
     due = Issuance.objects.sendable(now)
     if not due.has_due():
         return None
+>>>>>>> h2
     looks, left_behind = admission.to_look_at(now)
-    chosen = [*admission.choose(now), *left_behind]
-    ids = [*looks, *(each.id for each in chosen)]
-    mark(due, ids)
-    for _ in looks:
-        if not dispatch.nudge(tasks.look):
-            return unmark(due, ids)
-    for at, each in enumerate(chosen):
-        if not tasks.start(each.id, each.calls.state, priority=each.priority):
-            return unmark(due, [left.id for left in chosen[at:]])
-    return None
+    messages = {pk: partial(dispatch.nudge, tasks.look) for pk in looks}
+    for each in (*admission.choose(now), *left_behind):
+        messages[each.id] = partial(tasks.start, each.id, each.calls.state, priority=each.priority)
+    dispatch.send_each(Issuance.objects.sendable(now), messages)
 
 
 def admit_cleanups(now: datetime) -> None:
@@ -160,3 +148,16 @@ def admit_probes(now: datetime) -> None:
     columns = ("address", "port", "certificate__owner")
     most = max(1, settings.WORKER_CONCURRENCY // 4)
     dispatch.admit(Probe.objects.all(), now, tasks.probe, probes.lane_of, *columns, most=most)
+
+
+SECTIONS: dict[type[Model], Callable[[datetime], None]] = {
+    Issuance: admit_issuances,
+    TxtRecord: admit_cleanups,
+    AcmeAccount: admit_registrations,
+    CertificateVersion: admit_revocations,
+    RenewalInfo: admit_renewal_infos,
+    Probe: admit_probes,
+    Delivery: admit_deliveries,
+    MailedCode: admit_codes,
+    Deployment: advance_rollouts,
+}

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,16 +12,22 @@ from certctrl.sentences import sentence as _
 from dnsclient.cnames import CnamePath
 from issuance.models import Authorization, Certificate, Issuance
 
+# A record that a walk releases on its way is due this much later, because the worker removes it
+# when the walk ends. The sweep runs at that moment. So the record of a worker that died stays for
+# no longer than the pause between two sweeps.
+LEFT_TO_WORKER = timedelta(seconds=1)
+
 
 class Known(NamedTuple):
     """The facts that the preflight of the same turn saw, so that nobody asks for them again.
 
-    `paths` has the CNAME paths by name. `zones` has the zones that the DNS provider showed, by the
-    name of the TXT record.
+    `paths` has the CNAME paths by name. `zones` has the zones that the DNS provider showed, and
+    `seen` the names of those that resolvers see, by the name of the TXT record.
     """
 
     paths: Mapping[str, CnamePath] = MappingProxyType({})
     zones: Mapping[str, str] = MappingProxyType({})
+    seen: Mapping[str, str] = MappingProxyType({})
 
 
 class Judgement(NamedTuple):
@@ -60,6 +66,9 @@ class Challenge(ABC):
             name=seen.name,
         )
         return Refused("ca_no_challenge", what, permanent=True)
+
+    def be_usable(self, issuance: Issuance) -> None:  # noqa: B027, most need nothing
+        """Raise Wait while the method cannot be used, so that no order is sent for nothing."""
 
     def look_up(self, issuance: Issuance, known: Known) -> Any:
         """Look up in the network what `prepare` needs, for all names of the attempt together.

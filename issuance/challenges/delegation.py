@@ -72,7 +72,7 @@ def operators_credential() -> DnsCredential | None:
     wanted = DnsCredential.objects.filter(
         pk=settings.SERVICE_DNS_CREDENTIAL, retired_at=None, owner__is_staff=True
     )
-    return wanted.first()
+    return wanted.select_related("disablement").first()
 
 
 def lacking(certificate: Certificate) -> str:

@@ -13,15 +13,14 @@ from authorities import errors, exchanges
 from authorities.base import AuthorizationResource, ChallengeResource
 from authorities.errors import Refused
 from certctrl import clock, lanes
-from certctrl.sentences import joined
+from certctrl.sentences import joined, stored
 from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, select
 from certctrl.turns import Trouble, Wait
 from dnsclient import cnames
 from dnsclient.resolver import RESOLVERS
-from dnsproviders import propagation, records
+from dnsproviders import propagation, records, registry
 from dnsproviders.models import TxtRecord
-from dnsproviders.registry import lane_of_credential
 from issuance.challenges import delegation, resolvercache, txtrecords
 from issuance.challenges.base import Challenge, Judgement, Known
 from issuance.identifiers import bases
@@ -33,10 +32,13 @@ REPUBLISH_AFTER = (90, 600, 900)
 # record sooner.
 LONGEST_DENIED = 300
 MOST_SERVERS = 20  # that an attempt names
+RECORD: Any = Authorization._meta.get_field("record")
 # The states of a server, and where a look has them. A later one wins.
 STATES = {"shows": "showing", "skipped": "skipped", "silent": "silent", "missing": "missing"}
 READ = ("credential", "name", "value", "intent_at", "cleaned_at")  # of each record, by a look
 AFTER_SETTLING = timedelta(minutes=5)  # extra time for the last look
+# The time that an attempt has for its step once its provider is enabled again.
+AFTER_DISABLED = timedelta(hours=1)
 
 
 class Seen(NamedTuple):
@@ -67,6 +69,19 @@ class Dns01(Challenge):
             identifier=seen.identifier,
         )
         return Refused("ca_no_dns01", what, permanent=True)
+
+    def be_usable(self, issuance: Issuance) -> None:
+        """Raise Wait while the operator has disabled the DNS provider. The attempt does not end."""
+        if not issuance.credential or not (row := issuance.credential.disabled):
+            return
+        later = _(
+            "The attempt goes on by itself when it is enabled again. If you cannot wait, cancel the"
+            " attempt and give the certificate a credential of another provider."
+        )
+        what = joined(" ", [registry.what_is_disabled(row), later])
+        issuance.write(deadline_at=max(issuance.deadline_at, clock.now() + AFTER_DISABLED))
+        # As after a trouble, it holds up no other attempt that waits for the same limit.
+        raise Wait(issuance.spread(registry.DISABLED_REST), what, fields={"stumbles": 1})
 
     def look_up(self, issuance: Issuance, known: Known) -> Known:
         """Follow the CNAMEs of all names in one batch, unless the preflight has done it."""
@@ -112,17 +127,23 @@ class Dns01(Challenge):
 
     def present(self, issuance: Issuance, pending: Sequence[Authorization]) -> str:
         """Publish the TXT records. The provider's Trouble gets a text for the owner."""
-        wanted = sorted({each.record_id for each in pending if each.record_id})
+        self.be_usable(issuance)
+        wanted: dict[int, list[Authorization]] = {}
+        for each in pending:
+            if each.record_id:
+                wanted.setdefault(each.record_id, []).append(each)
         credential = issuance.credential
-        lane = lane_of_credential(credential) if credential else None
+        lane = registry.lane_of_credential(credential) if credential else None
         try:
             with (
                 lanes.enter(lane, issuance.account.owner_id),
                 exchanges.about(issuance.account, "present", issuance.pk),
             ):
-                for record_id in wanted:
+                for record_id in sorted(wanted):
                     issuance.breathe()
-                    records.publish(record_id)
+                    record = records.publish(record_id)
+                    for each in wanted[record_id]:
+                        each.record = record  # the next step of the walk looks for it
         except Trouble as trouble:
             raise delegation.for_owner(issuance.certificate, credential, trouble) from None
         if len(wanted) == 1:
@@ -135,7 +156,7 @@ class Dns01(Challenge):
             pk: sorted({each.record_id for each in rows if each.record_id})
             for pk, rows in pending.items()
         }
-        found = _read({record_id for each in ids.values() for record_id in each})
+        found = _found([each for rows in pending.values() for each in rows])
         _set_credentials(found.values(), [rows[0].issuance for rows in pending.values()])
         wanted = {pk: [found[record_id] for record_id in each] for pk, each in ids.items()}
         looks = propagation.look([record for each in wanted.values() for record in each])
@@ -185,7 +206,7 @@ class Dns01(Challenge):
 
     def release(self, issuance: Issuance, at: datetime | None = None) -> None:
         """Wake the records. The sweep then sends a cleanup for each that no attempt needs."""
-        records.wake(txtrecords.records_of(issuance), at)
+        txtrecords.wake(issuance, at or clock.now())
 
 
 def servers_of(issuance: Issuance, seen: Seen) -> list[dict[str, Any]]:
@@ -201,13 +222,24 @@ def servers_of(issuance: Issuance, seen: Seen) -> list[dict[str, Any]]:
             states[propagation.server_of(label)] = state
     before = {(each["server"], each["state"]): each["since"] for each in issuance.servers}
     now = int(clock.now().timestamp())
+    shown = [(stored(label), states[label]) for label in sorted(states)[:MOST_SERVERS]]
     return [
         {"server": server, "state": state, "since": before.get((server, state), now)}
-        for server, state in sorted(states.items())[:MOST_SERVERS]
+        for server, state in shown
     ]
 
 
+def _found(pending: Sequence[Authorization]) -> dict[int, TxtRecord]:
+    """Return the records by their ids. Those that this walk has published are not read again."""
+    known = {
+        each.record.pk: each.record for each in pending if RECORD.is_cached(each) and each.record
+    }
+    return known | _read({each.record_id for each in pending if each.record_id} - set(known))
+
+
 def _read(ids: Collection[int]) -> dict[int, TxtRecord]:
+    if not ids:
+        return {}
     if len(ids) != 1:
         found = TxtRecord.objects.filter(pk__among=ids).only(*READ)
         return {each.pk: each for each in found}

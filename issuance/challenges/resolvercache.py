@@ -21,6 +21,10 @@ from issuance.models import Authorization, Issuance
 
 # Longer TTLs count as this, because resolvers of CAs do not keep an answer for a day.
 LONGEST = timedelta(hours=1)
+READ = (
+    *("issuance__state", "issuance__state_since"),
+    *("record__name", "record__value", "record__credential__ttl"),
+)
 LONGEST_VALIDATION = timedelta(hours=1)  # from our answer to a challenge to the CA's last lookup
 
 
@@ -83,7 +87,8 @@ def _answered(issuance: Any, account: Any, after: Any) -> QuerySet[Authorization
     answered = Authorization.objects.filter(
         answered_at__gt=after, issuance__account__directory_url__in=directory
     )
-    return answered.exclude(issuance=issuance).select_related("record__credential", "issuance")
+    others = answered.exclude(issuance=issuance).select_related("record__credential", "issuance")
+    return others.only(*READ)
 
 
 @select

@@ -8,9 +8,10 @@ from django.db.models import Exists, OuterRef, QuerySet
 
 from authorities import exchanges
 from certctrl import clock, watching
-from certctrl.statements import Parameter, select
+from certctrl.statements import Parameter, select, update
 from dnsproviders import records
-from dnsproviders.models import TxtRecord, TxtRecordQuerySet
+from dnsproviders.models import TxtRecord
+from issuance.challenges.base import LEFT_TO_WORKER
 from issuance.models import Authorization, Issuance
 
 # Records that the worker of an attempt removes, without a message. Others remove the rest.
@@ -19,13 +20,18 @@ MOST_AT_ONCE = 4
 MOST_KEPT = 2000
 
 
-def records_of(issuance: Issuance) -> TxtRecordQuerySet:
-    """Return the records of all attempts with the names and account of `issuance`.
+def wake(issuance: Issuance, at: datetime) -> None:
+    """Make the records of all attempts with the names and account of `issuance` due at `at`.
 
-    The records may belong to any credential.
+    The records may belong to any credential. Those that are due earlier stay so.
     """
-    authorized = Authorization.objects.filter(issuance__names_key=issuance.names_key)
-    return TxtRecord.objects.filter(pk__in=authorized.values("record"))
+    _wake(names_key=issuance.names_key, at=at)
+
+
+@update
+def _wake(names_key: Parameter, at: Parameter) -> tuple[QuerySet[TxtRecord], dict[str, Any]]:
+    authorized = Authorization.objects.filter(issuance__names_key=names_key)
+    return records.waking(TxtRecord.objects.filter(pk__in=authorized.values("record")), at)
 
 
 def needed_records(records: QuerySet[TxtRecord]) -> QuerySet[TxtRecord]:
@@ -63,9 +69,16 @@ def keep_needed(due: QuerySet[TxtRecord], now: datetime) -> int:
     return records.keep(needed_records(TxtRecord.objects.filter(pk__among=oldest)), now)
 
 
-def left_by(issuance_id: int) -> list[int]:
-    """Return the ids of due records of the attempt, at most MOST_AT_ONCE."""
-    return [pk for (pk,) in _left(issuance=issuance_id, at=clock.now())]
+def left_by(issuance: Issuance) -> list[int]:
+    """Return the ids of the records that the attempt leaves to its worker, at most MOST_AT_ONCE.
+
+    They are due, or will be within LEFT_TO_WORKER.
+    """
+    if issuance.listed is not None:
+        is_over = issuance.state not in Issuance.BEFORE_VALIDATED
+        ids = {each.record_id for each in issuance.listed if each.record_id}
+        return sorted(ids)[:MOST_AT_ONCE] if is_over else []
+    return [pk for (pk,) in _left(issuance=issuance.pk, at=clock.now() + LEFT_TO_WORKER)]
 
 
 @select
@@ -74,16 +87,24 @@ def _left(issuance: Parameter, at: Parameter) -> QuerySet[TxtRecord, Any]:
     return due.filter(authorizations__issuance=issuance).values_list("pk")[:MOST_AT_ONCE]
 
 
-def withdraw(record_id: int) -> None:
-    """Remove a record from its zone unless an attempt needs it. Raise Wait and Trouble."""
-    newest = cache(lambda: _newest(record_id))
+def withdraw(record_id: int, *, by: Issuance | None = None) -> None:
+    """Remove a record from its zone unless an attempt needs it. Raise Wait and Trouble.
+
+    `by` is the attempt whose worker removes it, also before its `wake_at`.
+    """
+    newest = cache(lambda: by or _newest(record_id))
     with watching.by(lambda call: _note(call, newest())):
-        records.withdraw(record_id, is_needed)
+        records.withdraw(record_id, is_needed, due=by is None)
 
 
 def _newest(record_id: int) -> Issuance | None:
-    of_record = Issuance.objects.filter(authorizations__record=record_id)
-    return of_record.select_related("account").order_by("-pk").first()
+    return next(iter(_newest_of(record=record_id)), None)
+
+
+@select
+def _newest_of(record: Parameter) -> QuerySet[Issuance]:
+    of_record = Issuance.objects.filter(authorizations__record=record)
+    return of_record.select_related("account").order_by("-pk")[:1]
 
 
 def _note(call: watching.ApiCall, attempt: Issuance | None) -> None:

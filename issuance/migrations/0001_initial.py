@@ -448,7 +448,7 @@ class Migration(migrations.Migration):
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
             ],
             options={
-                'indexes': [models.Index(condition=models.Q(('state', 'waiting')), fields=['lacks'], name='reservations_waiting'), models.Index(condition=models.Q(('state', 'waiting')), fields=['owner'], name='reservations_of_owner')],
+                'indexes': [models.Index(condition=models.Q(('state', 'waiting')), fields=['lacks'], name='reservations_waiting'), models.Index(condition=models.Q(('lacks__isnull', False), ('state', 'waiting')), fields=['owner'], name='reservations_of_owner')],
             },
         ),
         migrations.CreateModel(

@@ -7,6 +7,7 @@ from issuance.models.attempts import (
     IssuanceEvent,
     IssuanceQuerySet,
     RequestKey,
+    open_attempts,
 )
 from issuance.models.certificates import (
     KEY_COMPROMISE,
@@ -52,4 +53,5 @@ __all__ = [
     "digest",
     "names_key",
     "new_public_id",
+    "open_attempts",
 ]

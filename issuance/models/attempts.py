@@ -1,15 +1,19 @@
 """Attempts to get a certificate, with their events, authorizations and idempotency keys."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Case, F, Q, Value, When
+from django.db.models import Case, F, Prefetch, Q, Value, When
+from django.utils.functional import cached_property
 
 from authorities.models import AcmeAccount
 from certctrl import clock
 from certctrl.sentences import SentenceField
+from certctrl.statements import insert_all
 from certctrl.turns import Turns, TurnsQuerySet
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance.models.certificates import Certificate
@@ -38,7 +42,7 @@ class IssuanceQuerySet(TurnsQuerySet["Issuance"]):
     def open_of(self, certificate: Certificate) -> "Issuance | None":
         """Return the open attempt of a certificate, or None.
 
-        Use `open_issuances` when a query prefetched it.
+        Use the result of `open_attempts` when a query prefetched it.
         """
         prefetched: list[Issuance] | None = getattr(certificate, "open_issuances", None)
         if prefetched is not None:
@@ -57,6 +61,11 @@ class IssuanceQuerySet(TurnsQuerySet["Issuance"]):
         """Wake the queued attempts that no worker holds."""
         waiting = self.open().filter(state=Issuance.State.QUEUED, holder="")
         waiting.update(wake_at=clock.now(), queued_at=None)
+
+
+def open_attempts() -> "Prefetch[Any, Any, Any]":
+    """Return the prefetch of the open attempt of certificates, which `open_of` reads."""
+    return Prefetch("issuances", Issuance.objects.open(), to_attr="open_issuances")
 
 
 class Issuance(OrderAtCA, Propagation, Turns):
@@ -134,6 +143,8 @@ class Issuance(OrderAtCA, Propagation, Turns):
 
     objects = IssuanceQuerySet.as_manager()
     is_unsent = False  # stored as sent by the caller, who still has to send it
+    # The authorizations, as the walk of this object knows them. None: they must be read.
+    listed: "Sequence[Authorization] | None" = None
 
     class Meta(Turns.Meta):
         indexes: ClassVar = (
@@ -186,6 +197,21 @@ class Issuance(OrderAtCA, Propagation, Turns):
                 name="an_issuance_wakes_as_long_as_it_is_open",
             ),
         )
+
+    @cached_property
+    def new_events(self) -> "list[IssuanceEvent]":
+        """Events that the end of the transaction stores."""
+        return []
+
+    @contextmanager
+    def atomic(self) -> Iterator[None]:
+        """Store `new_events` at the end of the transaction."""
+        try:
+            with super().atomic():
+                yield
+                insert_all(self.new_events)
+        finally:
+            self.new_events.clear()
 
     @property
     def is_open(self) -> bool:

@@ -80,7 +80,9 @@ class Reservation(models.Model):
             ),
             # The rows that the overview reads.
             models.Index(
-                fields=["owner"], condition=Q(state="waiting"), name="reservations_of_owner"
+                fields=["owner"],
+                condition=Q(state="waiting", lacks__isnull=False),
+                name="reservations_of_owner",
             ),
         )
 

@@ -1,7 +1,7 @@
 """Find reasons in the zone for a refusal by the CA, before an order is sent."""
 
 from issuance.preflight.caa import denial
-from issuance.preflight.checks import MOST_ZONES, before_order, check, run
+from issuance.preflight.checks import MOST_ZONES, before_order, check, forget, look, run
 from issuance.preflight.report import Finding, text_of, together
 from issuance.preflight.rules import CNAME_CODES, of_caa, of_cnames, of_zones
 
@@ -12,6 +12,8 @@ __all__ = [
     "before_order",
     "check",
     "denial",
+    "forget",
+    "look",
     "of_caa",
     "of_cnames",
     "of_zones",

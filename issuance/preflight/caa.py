@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from certctrl.sentences import either
 from certctrl.sentences import sentence as _
 from dnsclient.names import shown
 from dnsclient.survey import CaaPolicy, CAARecord
@@ -28,11 +29,13 @@ KNOWN_TAGS = (
 class Denial(NamedTuple):
     """The reason why the CA must refuse.
 
-    `what` is a sentence that names the record at fault and says how to fix it.
+    `what` is a sentence that names the record at fault and says how to fix it. `fix` is the record
+    to add, or an empty string.
     """
 
     code: str
     what: str
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def _unknown(name: str, policy: CaaPolicy, record: CAARecord) -> Denial:
 def _forbidden(
     name: str, policy: CaaPolicy, tag: str, issuers: Sequence[str], identities: Sequence[str]
 ) -> Denial:
-    allowed = shown(", ".join(issuers)) or "nobody"
+    allowed = shown(", ".join(issuers))
     if not identities:
         return Denial(
             "caa_forbids",
@@ -150,18 +153,31 @@ def _forbidden(
                 name=name,
             ),
         )
+    fix = f'{policy.owner}. CAA 0 {tag} "{identities[0]}"'
+    if not allowed:
+        return Denial(
+            "caa_forbids",
+            _(
+                "The CAA records of %(owner)s let nobody issue for %(name)s. "
+                "Add the record %(fix)s.",
+                owner=policy.owner,
+                name=name,
+                fix=fix,
+            ),
+            fix,
+        )
     return Denial(
         "caa_forbids",
         _(
             "The CAA records of %(owner)s let %(allowed)s issue for %(name)s, and not "
-            '%(identities)s: add the record %(owner)s. CAA 0 %(tag)s "%(wanted)s".',
+            "%(identities)s: add the record %(fix)s.",
             owner=policy.owner,
             allowed=allowed,
             name=name,
-            identities=" or ".join(identities),
-            tag=tag,
-            wanted=identities[0],
+            identities=either(identities),
+            fix=fix,
         ),
+        fix,
     )
 
 

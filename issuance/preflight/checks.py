@@ -17,14 +17,14 @@ from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble, Wait
 from dnsclient import survey
 from dnsclient.names import registered_domain
-from dnsclient.resolver import RESOLVERS
+from dnsclient.resolver import RESOLVERS, Cache
 from dnsclient.survey import Survey, Zone
 from dnsproviders import propagation, registry
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance import notify
 from issuance.challenges import base, delegation
 from issuance.challenges import registry as challenges
-from issuance.identifiers import bases, is_address
+from issuance.identifiers import bases, is_address, is_listed_suffix
 from issuance.models import Certificate, Issuance, IssuanceEvent
 from issuance.preflight import report, rules
 from issuance.preflight.report import Finding
@@ -36,7 +36,17 @@ ALONE = 18.0  # seconds, when a person waits for it
 FOR_DIRECTORY = 1 / 3
 FOR_ZONES = 2 / 3
 MOST_ZONES = 10  # zones that the provider is asked about
+# Seconds. For so long after a provider showed a zone, attempts for other names in the zone do not
+# ask again. Many names are often ordered together.
+SHOWN_KEPT = 60.0
 FOR_A_PERSON = ("credential_refused",)  # does not pass without a person
+
+_shown: Cache[str] = Cache(SHOWN_KEPT)  # the provider's zones, by credential and the zone's name
+
+
+def forget() -> None:
+    """Empty this process's cache."""
+    _shown.clear()
 
 
 def before_order(issuance: Issuance, client: CA) -> tuple[base.Known, dict[str, Any]]:
@@ -56,7 +66,9 @@ def before_order(issuance: Issuance, client: CA) -> tuple[base.Known, dict[str, 
     with clock.limit(issuance.turn_left() / 2):
         written = _written_before(issuance)
         found, known = check(
-            issuance.certificate, issuance.account, issuance.credential, client, but=written
+            *(issuance.certificate, issuance.account, issuance.credential, client),
+            but=written,
+            shown=_shown,
         )
     blocking = [each for each in found if each.blocks]
     deaf = [propagation.server_of(label) for each in found for label in each.servers]
@@ -86,16 +98,21 @@ def before_order(issuance: Issuance, client: CA) -> tuple[base.Known, dict[str, 
 
 def run(certificate: Certificate) -> list[Finding]:
     """Run the preflight alone, within 20 seconds and without an order."""
+    return look(certificate)[0]
+
+
+def look(certificate: Certificate) -> tuple[list[Finding], base.Known]:
+    """Return the findings of `run`, and what was seen."""
     account = certificate.account
     credential = delegation.credential_for(certificate)
     with clock.limit(ALONE):
-        found, _ = check(certificate, account, credential, clients.client_for(account))
+        found, known = check(certificate, account, credential, clients.client_for(account))
     in_zone = challenges.for_certificate(certificate).in_zone
     if not credential and in_zone and not account.is_private:
         found.insert(
             0, Finding("no_credential", certificate.domain, "", delegation.lacking(certificate))
         )
-    return found
+    return found, known
 
 
 def check(
@@ -105,11 +122,13 @@ def check(
     client: CA,
     *,
     but: Collection[str] = (),
+    shown: Cache[str] | None = None,
 ) -> tuple[list[Finding], base.Known]:
     """Return the findings for the certificate at this account, blocking ones first.
 
     Return also what was seen. This costs a few batches of DNS questions, and one call to the
-    provider for each zone. TXT names in `but` cost no call. A private CA has no findings.
+    provider for each zone. TXT names in `but` cost no call, nor do zones in `shown`. A private CA
+    has no findings.
     """
     if account.is_private:
         return [], base.Known()
@@ -130,13 +149,18 @@ def check(
             *rules.of_silence(seen, certificate.domain),
             *rules.of_caa(seen, names, identities, account.url, method.type),
             *(
-                _of_proof(certificate, credential, seen, target, but, zones)
+                _of_proof(certificate, credential, seen, target, but, zones, shown)
                 if method.in_zone
                 else ()
             ),
         ]
     )
-    return findings, base.Known(seen.paths, zones)
+    by_record = {
+        record: zone.name
+        for record, zone in seen.zones.items()
+        if isinstance(zone, Zone) and not is_listed_suffix(zone.name)
+    }
+    return findings, base.Known(seen.paths, zones, by_record)
 
 
 def _of_proof(
@@ -146,11 +170,14 @@ def _of_proof(
     target: str,
     but: Collection[str],
     zones: dict[str, str],
+    shown: Cache[str] | None,
 ) -> Iterator[Finding]:
     """Yield the findings about the zones that the proof is written into. Add them to `zones`."""
     yield from rules.of_cnames(seen, target)
     yield from rules.of_zones(seen)
-    yield from _of_credential(certificate, credential, _places(seen, target, but), zones)
+    places = _places(seen, target, but)
+    if credential:
+        yield from _of_credential(certificate, credential, places, zones, shown)
 
 
 def _written_before(issuance: Issuance) -> list[str]:
@@ -243,19 +270,28 @@ def _places(seen: Survey, target: str, but: Collection[str]) -> list[Place]:
 
 def _of_credential(
     certificate: Certificate,
-    credential: DnsCredential | None,
+    credential: DnsCredential,
     places: Sequence[Place],
     zones: dict[str, str],
+    shown: Cache[str] | None,
 ) -> Iterator[Finding]:
     """Yield a finding for each zone that the provider does not show to the credential.
 
-    Add the others to `zones`, by the name of the TXT record.
+    Add the others to `zones`, by the name of the TXT record. Zones in `shown` are taken from there,
+    and others are added.
 
     A provider that does not answer does not block, because the present step asks it again.
     """
-    if not credential:
+    if disabled := credential.disabled:
+        yield Finding(
+            "provider_disabled", certificate.domain, "", registry.what_is_disabled(disabled)
+        )
         return
     for name, final, seen in places:
+        key = f"{credential.pk} {credential.secret_id} {credential.public} {seen and seen.name}"
+        if shown and seen and (kept := shown.get(key)):
+            zones[final] = kept
+            continue
         try:
             with lanes.enter(registry.lane_of_credential(credential), certificate.owner_id):
                 provider = registry.open_credential(credential)
@@ -273,5 +309,7 @@ def _of_credential(
             yield Finding("credential_unchecked", name, f"{final} TXT", wait.what, blocks=False)
         else:
             zones[final] = zone
+            if shown and seen and not doubt:
+                shown.put(key, zone)
             if doubt and credential.owner_id == certificate.owner_id:
                 yield Finding("zone_unseen", name, f"{final} TXT", doubt, blocks=False)

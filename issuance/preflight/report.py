@@ -1,9 +1,9 @@
 """Findings, and their sentences."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from certctrl.sentences import joined
+from certctrl.sentences import first_of, joined
 from certctrl.sentences import sentence as _
 
 MOST_TOLD = 3  # findings in one text, and servers in one sentence
@@ -14,7 +14,8 @@ class Finding:
     """A fault that the preflight found.
 
     `name` is a name of the certificate, and `record` is the record at fault. `what` says what is
-    wrong and how to fix it. A finding that does not block is a warning, and the order goes on.
+    wrong and how to fix it. `fix` is the record to add, as in a zone file, where that is the fix. A
+    finding that does not block is a warning, and the order goes on.
     """
 
     code: str
@@ -23,6 +24,7 @@ class Finding:
     what: str
     blocks: bool = True
     said: str = ""  # the provider's words, for the operator only
+    fix: str = ""
     servers: tuple[str, ...] = ()  # that do not answer for their zone, and need no wait
 
 
@@ -58,8 +60,5 @@ def _merged(same: Sequence[Finding]) -> Finding:
     )
 
 
-def _listed(labels: Collection[str]) -> str:
-    more = (
-        _(" and %(count)s more", count=len(labels) - MOST_TOLD) if len(labels) > MOST_TOLD else ""
-    )
-    return joined("", [joined(", ", list(labels)[:MOST_TOLD]), more])
+def _listed(labels: Sequence[str]) -> str:
+    return first_of(labels, MOST_TOLD)

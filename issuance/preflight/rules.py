@@ -67,7 +67,12 @@ def of_caa(
             yield _of_caa_unanswered(name, policy)
         elif policy and (denied := caa.denial(name, policy, identities, account_url, method)):
             yield Finding(
-                denied.code, name, f"{policy.owner} CAA", denied.what, blocks=bool(identities)
+                denied.code,
+                name,
+                f"{policy.owner} CAA",
+                denied.what,
+                blocks=bool(identities),
+                fix=denied.fix,
             )
 
 
@@ -96,12 +101,9 @@ def of_cnames(survey: Survey, target: str) -> Iterator[Finding]:
                 code = CNAME_CODES.get(path.trouble.code, "cname_unwritable")
                 yield Finding(code, name, f"{path.final} CNAME", path.trouble.what)
         elif target and path.final != target:
-            yield Finding(
-                "delegation_missing",
-                name,
-                f"{path.names[0]} CNAME",
-                delegation.missing(path, target),
-            )
+            fix = f"{path.names[0]}. CNAME {target}."
+            what = delegation.missing(path, target)
+            yield Finding("delegation_missing", name, f"{path.names[0]} CNAME", what, fix=fix)
         else:
             yield from _of_place(name, path, survey.zones.get(path.final))
 

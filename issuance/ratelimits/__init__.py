@@ -13,9 +13,7 @@ An order that the CA would refuse waits for its slot.
 """
 
 from issuance.ratelimits.buckets import Level, level_at, slot, take
-from issuance.ratelimits.charges import Charges, charges_of, of_names
-from issuance.ratelimits.ledger import Ledger
-from issuance.ratelimits.messages import spoken
+from issuance.ratelimits.charges import Charges, charges_of
 from issuance.ratelimits.opening import Room, choose, queue_up, slot_of
 from issuance.ratelimits.reservations import (
     count_failed_validation,
@@ -29,7 +27,6 @@ from issuance.ratelimits.status import left_of_set, levels, scarce
 
 __all__ = [
     "Charges",
-    "Ledger",
     "Level",
     "Room",
     "charges_of",
@@ -39,7 +36,6 @@ __all__ = [
     "left_of_set",
     "level_at",
     "levels",
-    "of_names",
     "prune",
     "queue_up",
     "record_order_result",
@@ -48,6 +44,5 @@ __all__ = [
     "scarce",
     "slot",
     "slot_of",
-    "spoken",
     "take",
 ]

@@ -2,29 +2,25 @@
 
 import hashlib
 import ipaddress
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
-from django.db.models import QuerySet
+from django.db import connection
 
 from authorities import catalog
-from authorities.catalog import Limit, LimitKind
+from authorities.catalog import Limit
+from authorities.catalog import LimitKind as Kind
 from authorities.models import AcmeAccount
 from certctrl import clock
 from certctrl.sentences import sentence as _
-from certctrl.statements import Parameter, select
+from certctrl.statements import Parameter, Select
 from dnsclient import names
 from issuance import identifiers
 from issuance.models import Issuance, LimitBucket
 
-Kind = LimitKind
-
-
 Key = tuple[str, str, str]  # CA, kind, subject
-Row = tuple[int, str, str, str]  # the primary key, and the key
-COLUMNS = ("pk", "ca", "kind", "subject")
-# An order of one name has this many subjects: the set, the account, the domain, the failures.
-OF_ONE_NAME = 4
 STRIKES = Limit(3, 100.0)  # refusals without a named limit, until the account pauses
 
 
@@ -85,24 +81,23 @@ def charges_at(orders: Sequence[Sequence[Charge]], *, makes: bool = True) -> lis
     ]
 
 
-def find(wanted: Iterable[Charge]) -> dict[Key, int]:
+def find(wanted: Collection[Charge]) -> dict[Key, int]:
     """Return the ids of the buckets that have a row."""
-    keys = {want.key for want in wanted}
-    cas, subjects = {ca for ca, _, _ in keys}, {subject for _, _, subject in keys}
-    if len(cas) == 1 and len(subjects) == OF_ONE_NAME:
-        values = dict(zip("abcd", subjects, strict=True))
-        rows: Iterable[Row] = _of_one_name(ca=min(cas), **values)
-    else:
-        rows = LimitBucket.objects.filter(ca__in=cas, subject__in=subjects).values_list(*COLUMNS)
-    ids = {(ca, kind, subject): pk for pk, ca, kind, subject in rows}
-    return {key: ids[key] for key in keys & ids.keys()}
+    found: dict[Key, int] = {}
+    for ca in {want.ca for want in wanted}:
+        subjects = {want.subject for want in wanted if want.ca == ca}
+        values = {str(number): subject for number, subject in enumerate(subjects)}
+        rows = _compiled(connection.vendor, len(values))(ca=ca, **values)
+        found |= {(ca, kind, subject): pk for pk, kind, subject in rows}
+    return {want.key: found[want.key] for want in wanted if want.key in found}
 
 
-@select
-def _of_one_name(
-    ca: Parameter, a: Parameter, b: Parameter, c: Parameter, d: Parameter
-) -> QuerySet[LimitBucket, Row]:
-    return LimitBucket.objects.filter(ca=ca, subject__in=[a, b, c, d]).values_list(*COLUMNS)
+@lru_cache(maxsize=32)
+def _compiled(vendor: str, count: int) -> Select[Any]:
+    """Return the statement that reads the buckets of `count` subjects at a CA."""
+    subjects = [Parameter(str(number)) for number in range(count)]
+    rows = LimitBucket.objects.filter(ca=Parameter("ca"), subject__in=subjects)
+    return Select(rows.values_list("pk", "kind", "subject"))
 
 
 def make(wanted: Collection[Charge]) -> dict[Key, int]:

@@ -3,14 +3,13 @@
 import re
 from datetime import timedelta
 
-from authorities.catalog import LimitKind
+from authorities.catalog import LimitKind as Kind
 from certctrl.turns import Trouble
 from issuance.models import Issuance
 from issuance.ratelimits import charges
 from issuance.ratelimits.charges import Charges
 from issuance.ratelimits.ledger import Ledger
 
-Kind = LimitKind
 LONGEST_PAUSE = timedelta(minutes=5)  # of an account, when the CA does not name a limit
 
 # The words of Let's Encrypt, https://letsencrypt.org/docs/rate-limits/
@@ -36,7 +35,7 @@ def learn(issuance: Issuance, trouble: Trouble, counted: Charges | None) -> None
     named = [want for want in refused if f'"{want.label}"' in trouble.what] or refused
     wanted = named or charges.of_account(issuance.account)[1:]
     pause = timedelta(seconds=trouble.retry_after or 0)
-    ledger = Ledger(charges.make(wanted).values(), issuance.certificate.owner_id)
+    ledger = Ledger(charges.make(wanted).values())
     for pk in ledger.rows:
         if named:
             ledger.close(pk, ledger.now + pause)

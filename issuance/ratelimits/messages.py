@@ -5,12 +5,10 @@ from datetime import datetime, timedelta
 from django.utils.translation import gettext_noop
 
 from authorities import catalog
-from authorities.catalog import LimitKind
+from authorities.catalog import LimitKind as Kind
 from certctrl import clock
 from certctrl.sentences import sentence as _
 from issuance.models import Issuance, LimitBucket
-
-Kind = LimitKind
 
 
 def sentence(issuance: Issuance, bucket: LimitBucket, at: datetime) -> str:

@@ -4,7 +4,7 @@ An attempt is opened when each of its buckets will soon have a token for it. A c
 stays due is held back, and `Certificate.lacks` is the bucket that has no token for it.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -21,27 +21,23 @@ SOON = timedelta(hours=1)
 Place = tuple[Reservation, Mapping[int, int]]  # with the cost in each bucket
 
 
-class Room:
+class Room(Ledger):
     """The tokens that buckets will soon have for an owner, less those that attempts wait for.
 
     Attempts of other owners do not count, because they may never use their tokens.
     """
 
     def __init__(self, buckets: Iterable[int]) -> None:
-        self.ledger = Ledger(buckets, queue.NOBODY, lock=False)
-        self.waiting: Counter[tuple[int, int]] = Counter()  # by bucket and owner
-        waits = queue.waits_of(self.ledger.rows).values_list("bucket", "reservation__owner")
-        for bucket, owner, count in waits.annotate(Count("pk")):
-            self.waiting[bucket, owner] = count
-
-    def slot(self, bucket: int, owner: int, ahead: int = 0) -> datetime:
-        """Return when the bucket has a token for an order that comes after `ahead` others."""
-        return self.ledger.slot(bucket, 1, self.waiting[bucket, owner] + ahead, owner)
+        super().__init__(buckets, lock=False)
+        waits = queue.waits().filter(bucket__in=self.rows)
+        counted = waits.values_list("bucket", "reservation__owner").annotate(Count("pk"))
+        for bucket, owner, count in counted:
+            self.provisional[bucket, owner] += count
 
     def tokens(self, bucket: int, owner: int, most: int = 1) -> int:
         """Return for how many more orders the bucket soon has tokens, at most `most`."""
-        soon = self.ledger.now + max(SOON, 2 * timedelta(seconds=settings.SCAN_EVERY))
-        return sum(self.slot(bucket, owner, ahead) <= soon for ahead in range(most))
+        soon = self.now + max(SOON, 2 * timedelta(seconds=settings.SCAN_EVERY))
+        return sum(self.slot(bucket, 1, owner, ahead) <= soon for ahead in range(most))
 
 
 def choose(attempts: Sequence[Issuance]) -> tuple[list[Place], dict[int, list[int]]]:
@@ -50,11 +46,7 @@ def choose(attempts: Sequence[Issuance]) -> tuple[list[Place], dict[int, list[in
     The attempts are not stored yet. Renewals go first, then the owners in rotation. The ids of
     the certificates are by the bucket that has no token for them.
     """
-    places = []
-    for attempt in attempts:
-        place = queue.place_of(attempt.certificate)
-        place.issuance = attempt
-        places.append(place)
+    places = [queue.place_of(each) for each in attempts]
     held: dict[int, list[int]] = defaultdict(list)
     # Rows of buckets are made only for orders that have tokens in all rows that exist.
     chosen = _with_room(queue.in_rotation(places), held, makes=False)
@@ -74,7 +66,7 @@ def _with_room(
         if lacks:
             held[lacks].append(place.issuance.certificate_id)
         else:
-            room.waiting.update((pk, place.owner_id) for pk in costly)
+            room.provisional.update((pk, place.owner_id) for pk in costly)
             chosen.append((place, costs))
     return chosen
 
@@ -94,4 +86,4 @@ def slot_of(certificate: Certificate) -> datetime | None:
     sooner = Q(expires_at__lt=ends) if ends else Q(expires_at__isnull=False)
     sooner |= Q(expires_at=ends, pk__lt=certificate.pk)
     ahead = Certificate.objects.filter(sooner, lacks=bucket, owner=owner).count()
-    return Room([bucket]).slot(bucket, owner, ahead)
+    return Room([bucket]).slot(bucket, 1, owner, ahead)

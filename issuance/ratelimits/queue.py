@@ -17,17 +17,18 @@ from django.db.models.functions import Least
 
 from authorities.catalog import LimitKind
 from certctrl import clock
-from issuance.models import Certificate, Issuance, LimitBucket, Reservation, ReservedToken
-from issuance.ratelimits.ledger import ENOUGH, Ledger
+from issuance.models import Issuance, LimitBucket, Reservation, ReservedToken
+from issuance.ratelimits.ledger import Ledger
 
-NOBODY = 0  # an owner who has no provisional tokens
 NEVER = datetime.min.replace(tzinfo=UTC)
 LAST = datetime.max.replace(tzinfo=UTC)
 
 
-def place_of(certificate: Certificate) -> Reservation:
-    """Return the place of the certificate in a queue, as a new reservation that is not stored."""
+def place_of(issuance: Issuance) -> Reservation:
+    """Return the place of an attempt in a queue, as a new reservation that is not stored."""
+    certificate = issuance.certificate
     return Reservation(
+        issuance=issuance,
         owner_id=certificate.owner_id,
         is_renewal=certificate.current_id is not None,
         expires_at=certificate.expires_at,
@@ -52,19 +53,20 @@ def lacking(
 
     In each bucket it needs a token for each of the `waits` that goes before it, and one more.
     """
-    lacked = [pk for pk, cost in costs.items() if not ledger.may_use(pk, cost)]
-    if lacked:
-        return lacked
-    for pk, rows in by_bucket(waits).items():
-        before = ranked(ledger, pk, [*rows, reservation]).index(reservation)
-        if costs.get(pk) and ledger.level(pk) < before + ENOUGH:
-            lacked.append(pk)
-    return lacked
+    owner = reservation.owner_id
+    if closed := [pk for pk, cost in costs.items() if not ledger.may_use(pk, cost, owner)]:
+        return closed
+    before = {
+        pk: ranked(ledger, pk, [*rows, reservation]).index(reservation)
+        for pk, rows in by_bucket(waits).items()
+        if costs.get(pk)
+    }
+    return [pk for pk, count in before.items() if not ledger.may_use(pk, 1, owner, count)]
 
 
 def ranked(ledger: Ledger, pk: int, rows: Sequence[Reservation]) -> list[Reservation]:
     """Sort those that wait for a bucket. An owner without a token there holds up no other owner."""
-    return sorted(in_rotation(rows), key=lambda each: ledger.level(pk, each.owner_id) < ENOUGH)
+    return sorted(in_rotation(rows), key=lambda each: not ledger.may_use(pk, 1, each.owner_id))
 
 
 def call_next(ledger: Ledger, waits: Iterable[Reservation] | None = None) -> None:
@@ -75,7 +77,7 @@ def call_next(ledger: Ledger, waits: Iterable[Reservation] | None = None) -> Non
     for pk, rows in by_bucket(waiting_for(ledger) if waits is None else waits).items():
         called: dict[datetime, list[int]] = defaultdict(list)
         for place, each in enumerate(ranked(ledger, pk, rows)[: _room(ledger, pk)]):
-            called[ledger.slot(pk, 1, place, each.owner_id)].append(each.issuance_id)
+            called[ledger.slot(pk, 1, each.owner_id, place)].append(each.issuance_id)
         for at, ids in called.items():
             sleeping = Issuance.objects.open().filter(pk__in=ids, holder="", wake_at__gt=at)
             sleeping.update(wake_at=Least(F("wake_at"), Value(at)), queued_at=None)
@@ -86,7 +88,7 @@ def _room(ledger: Ledger, pk: int) -> int | None:
     row = ledger.rows[pk]
     if row.kind == LimitKind.BUSY:
         return 1 if ledger.is_in_trouble(pk) else None
-    level = ledger.level(pk, NOBODY)
+    level = ledger.level(pk)
     return max(1, math.floor(level)) if level < math.inf else None
 
 
@@ -110,19 +112,16 @@ def estimate(
     if reservation.pk:
         earlier |= Q(reservation__asked_at=asked_at, reservation__lt=reservation.pk)
     equal = Q(reservation__is_renewal=is_renewal, reservation__expires_at=reservation.expires_at)
-    ahead = waits_of(costs).filter(sooner | equal & earlier)
+    ahead = waits().filter(sooner | equal & earlier, bucket__in=costs)
     before = Counter(dict(ahead.values_list("bucket").annotate(Count("pk"))))
-    slots = {pk: ledger.slot(pk, cost, before[pk]) for pk, cost in costs.items()}
+    owner = reservation.owner_id
+    slots = {pk: ledger.slot(pk, cost, owner, before[pk]) for pk, cost in costs.items()}
     last = max(slots, key=lambda pk: (slots[pk], before[pk]))
     return ledger.rows[last], slots[last]
 
 
-def waits_of(buckets: Iterable[int]) -> QuerySet[ReservedToken]:
-    """Return the tokens of these buckets that reservations wait for."""
-    return waiting_tokens().filter(bucket__in=list(buckets))
-
-
-def waiting_tokens() -> QuerySet[ReservedToken]:
+def waits() -> QuerySet[ReservedToken]:
+    """Return the tokens that reservations wait for."""
     return ReservedToken.objects.filter(cost__gt=0, reservation__state=Reservation.State.WAITING)
 
 
@@ -134,14 +133,16 @@ def in_rotation(chosen: Sequence[Reservation]) -> list[Reservation]:
     """
     served = last_served(chosen)
     seen: Counter[tuple[int, bool]] = Counter()
-    ranks: dict[int, tuple[bool, datetime, int, datetime]] = {}
-    by_age = sorted(chosen, key=lambda each: (each.expires_at or LAST, each.asked_at, each.pk or 0))
-    for each in by_age:
+
+    def rank(each: Reservation) -> tuple[bool, datetime, int, datetime]:
+        """Return the rank of the next one by age. Each is asked once, in that order."""
         key = each.owner_id, each.is_renewal
-        last = served.get(each.owner_id, NEVER)
-        ranks[id(each)] = not each.is_renewal, each.expires_at or LAST, seen[key], last
         seen[key] += 1
-    return sorted(by_age, key=lambda each: ranks[id(each)])
+        last = served.get(each.owner_id, NEVER)
+        return not each.is_renewal, each.expires_at or LAST, seen[key], last
+
+    by_age = sorted(chosen, key=lambda each: (each.expires_at or LAST, each.asked_at, each.pk or 0))
+    return sorted(by_age, key=rank)
 
 
 def last_served(chosen: Sequence[Reservation]) -> dict[int, datetime]:

@@ -16,13 +16,13 @@ Each change of a reservation locks the rows of its buckets, in the order of thei
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 
 from authorities import catalog
-from authorities.catalog import LimitKind
 from authorities.errors import LIMIT_WAIT, RATE_LIMITED, Refused
 from certctrl import clock, retention
 from certctrl.statements import Parameter, select
@@ -34,8 +34,8 @@ from issuance.ratelimits.feedback import learn
 from issuance.ratelimits.ledger import COUNTED_WHEN_ISSUED, Ledger
 from issuance.ratelimits.messages import sentence
 
-Kind = LimitKind
 State = Reservation.State
+IN_PLACE: Any = Issuance._meta.get_field("reservation")
 
 
 # --- one attempt ---
@@ -51,30 +51,33 @@ def reserve(issuance: Issuance, needed: Mapping[int, int]) -> None:
     if not needed:
         return None
     with issuance.fence():
-        reservation = _reservation_of(issuance, needed)
-        before = set(reservation.tokens.values_list("bucket", flat=True))
-        ledger = _ledger(reservation, before | set(needed))
+        reservation = _stored(issuance) or queue.place_of(issuance)
+        if not reservation.pk:
+            reservation.save(force_insert=True)
+        ledger, costs = _locked(reservation, needed)
         if reservation.state == State.SENT:  # by a turn that died; the CA may have counted it
-            ledger.end(_costs(reservation), back=False)
+            ledger.end(costs, back=False)
         if reservation.state == State.SPENT:  # the attempt orders again
             reservation.asked_at = ledger.now
-        if _costs(reservation) != needed:
+        if costs != needed:
             reservation.tokens.all().delete()
             note_tokens([(reservation, needed)])
         waits = queue.waiting_for(ledger).exclude(pk=reservation.pk)  # read when first needed
         lacked = queue.lacking(ledger, reservation, needed, waits)
         if not lacked:
-            ledger.take(needed)
+            ledger.take(needed, reservation.owner_id)
             ledger.save()
-            _become(reservation, State.SENT, sent_at=ledger.now)
+            reservation.sent_at = ledger.now
+            _become(reservation, State.SENT)
             if issuance.slot_at:
                 issuance.write(slot_at=None)
             return queue.call_next(ledger, waits)
         ledger.save()
         bucket, at = queue.estimate(ledger, reservation, {pk: needed[pk] for pk in lacked})
-        _become(reservation, State.WAITING, lacks=bucket)
+        _become(reservation, State.WAITING, bucket)
         issuance.write(slot_at=at)
-        if ledger.has_tokens(needed):  # they are for others
+        if all(ledger.may_use(pk, cost, reservation.owner_id) for pk, cost in needed.items()):
+            # The tokens are for others.
             queue.call_next(ledger, waits)
     raise _wait(issuance, bucket, reservation.asked_at, at)
 
@@ -88,8 +91,8 @@ def refuse_far_slot(issuance: Issuance, needed: Mapping[int, int]) -> None:
     costly = {pk: cost for pk, cost in needed.items() if cost}
     if not costly or _stored(issuance):
         return
-    ledger = Ledger(costly, issuance.certificate.owner_id, lock=False)
-    bucket, at = queue.estimate(ledger, queue.place_of(issuance.certificate), costly)
+    ledger = Ledger(costly, lock=False)
+    bucket, at = queue.estimate(ledger, queue.place_of(issuance), costly)
     if at - ledger.now > TOO_LONG:
         raise _wait(issuance, bucket, ledger.now, at)
 
@@ -102,17 +105,6 @@ def _stored(issuance: Issuance) -> Reservation | None:
     return getattr(issuance, "reservation", None)
 
 
-def _reservation_of(issuance: Issuance, needed: Mapping[int, int]) -> Reservation:
-    found = _stored(issuance)
-    if found:
-        return found
-    made = queue.place_of(issuance.certificate)
-    made.issuance = issuance
-    made.save(force_insert=True)
-    note_tokens([(made, needed)])
-    return made
-
-
 def note_tokens(places: Iterable[tuple[Reservation, Mapping[int, int]]]) -> None:
     """Store the buckets that each reservation needs, with the costs."""
     ReservedToken.objects.bulk_create(
@@ -122,29 +114,18 @@ def note_tokens(places: Iterable[tuple[Reservation, Mapping[int, int]]]) -> None
     )
 
 
-def _costs(reservation: Reservation) -> dict[int, int]:
-    """Return the buckets that the reservation needs, with the cost of each in tokens."""
-    return dict(reservation.tokens.values_list("bucket", "cost"))
+def _locked(reservation: Reservation, needed: Iterable[int] = ()) -> tuple[Ledger, dict[int, int]]:
+    """Lock the buckets of a reservation, and those in `needed`. Return the costs too.
+
+    The reservation itself changes only in transactions that changed the row of its attempt first.
+    """
+    costs = dict(reservation.tokens.values_list("bucket", "cost"))
+    return Ledger({*costs, *needed}, but=reservation), costs
 
 
-def _ledger(reservation: Reservation, buckets: Iterable[int]) -> Ledger:
-    """Lock the buckets, and read the reservation again."""
-    ledger = Ledger(buckets, reservation.owner_id, but=reservation)
-    reservation.refresh_from_db()
-    return ledger
-
-
-def _become(
-    reservation: Reservation,
-    state: str,
-    *,
-    lacks: LimitBucket | None = None,
-    sent_at: datetime | None = None,
-) -> None:
-    reservation.state = state
-    reservation.lacks = lacks
-    reservation.sent_at = sent_at or reservation.sent_at
-    reservation.save(update_fields=["state", "lacks", "sent_at", "asked_at"])
+def _become(reservation: Reservation, state: str, lacks: LimitBucket | None = None) -> None:
+    reservation.state, reservation.lacks = state, lacks
+    reservation.save(force_update=True)
 
 
 def record_order_result(
@@ -163,9 +144,9 @@ def record_order_result(
         return
     with issuance.fence():
         if reservation:
-            ledger = _ledger(reservation, reservation.tokens.values_list("bucket", flat=True))
+            ledger, costs = _locked(reservation)
             if reservation.state == State.SENT:
-                ledger.end(_costs(reservation), back=said_no)
+                ledger.end(costs, back=said_no)
                 _become(reservation, State.WAITING if trouble else State.SPENT)
             elif not trouble:  # the order was sent without a token
                 _leave(reservation)
@@ -187,7 +168,7 @@ def count_failed_validation(issuance: Issuance, name: str) -> None:
         return
     with transaction.atomic():
         [bucket] = charges.make([want]).values()
-        ledger = Ledger([bucket], issuance.certificate.owner_id)
+        ledger = Ledger([bucket])
         ledger.spend(bucket)
         ledger.save()
 
@@ -203,19 +184,18 @@ def end_reservation(issuance: Issuance) -> None:
     The names are charged if the CSR was sent. An order that may still be under way keeps the token
     of its account until `prune()` ends it.
     """
-    found = _reservations_of(issuance=issuance.pk)
-    if not found:
+    if IN_PLACE.is_cached(issuance) and not _stored(issuance):
         return
-    reservation = found[0]
-    ledger = _ledger(reservation, reservation.tokens.values_list("bucket", flat=True))
-    if reservation.state == State.SENT:
-        reservation.tokens.filter(bucket__kind__in=COUNTED_WHEN_ISSUED).delete()
-    else:
-        if reservation.state == State.SPENT and issuance.csr_sent_at:
-            ledger.charge(_costs(reservation))
-        _leave(reservation)
-    ledger.save()
-    queue.call_next(ledger)
+    for reservation in _reservations_of(issuance=issuance.pk):  # at most one
+        ledger, costs = _locked(reservation)
+        if reservation.state == State.SENT:
+            reservation.tokens.filter(bucket__kind__in=COUNTED_WHEN_ISSUED).delete()
+        else:
+            if reservation.state == State.SPENT and issuance.csr_sent_at:
+                ledger.charge(costs)
+            _leave(reservation)
+        ledger.save()
+        queue.call_next(ledger)
 
 
 def _leave(reservation: Reservation) -> None:
@@ -254,4 +234,4 @@ def _wait(
     seconds = max(1.0, (at - now).total_seconds())
     if at - now > TOO_LONG or at - asked_at > 2 * TOO_LONG:
         return Refused(LIMIT_WAIT, what, retry_after=seconds)
-    return Wait(min(seconds, TOO_LONG.total_seconds()), what, imposed=True)
+    return Wait(seconds, what, imposed=True)

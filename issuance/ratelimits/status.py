@@ -46,8 +46,8 @@ def scarce(owner: User) -> list[dict[str, Any]]:
     ]
     held = Certificate.objects.filter(owner=owner, lacks__isnull=False, retired_at=None)
     queued = Reservation.objects.filter(owner=owner, state=Reservation.State.WAITING)
-    named = queued.filter(issuance__slot_at__isnull=False)
-    joined = named.select_related("issuance__certificate__account")
+    lacking = queued.filter(lacks__isnull=False)
+    joined = lacking.select_related("issuance__certificate__account")
     waiting = [each.issuance.certificate for each in joined[:WAITING]]
     for each in (*held.select_related("account")[:WAITING], *waiting):
         wanted += charges.of_names(each.account, each.names)
@@ -59,11 +59,11 @@ def scarce(owner: User) -> list[dict[str, Any]]:
 def left_of_set(account: AcmeAccount, names: Sequence[str]) -> dict[str, Any] | None:
     """Return the level of the bucket of exactly these names; None where the CA has no limit."""
     charge = charges.of_names(account, names)[0]
-    if account.is_private or charge.kind not in catalog.limits_at(charge.ca):
+    limit = catalog.limits_at(charge.ca).get(charge.kind)
+    if account.is_private or not limit:
         return None
     if found := _levels(account.owner, [charge]):
         return found[0]
-    limit = catalog.limits_at(charge.ca)[charge.kind]
     full = {"ca": charge.ca, "kind": charge.kind, "subject": charge.label, "waiting": 0}
     tokens = {"capacity": limit.capacity, "seconds_for_one": limit.each, "left": limit.capacity}
     return {**full, **tokens, "next_at": clock.now()}
@@ -73,12 +73,12 @@ def _levels(
     owner: User, wanted: Collection[Charge], most: int | None = None
 ) -> list[dict[str, Any]]:
     found = charges.find(wanted)
-    ledger = Ledger(found.values(), owner.pk, lock=False)
+    ledger = Ledger(found.values(), lock=False)
     waits = _waits(ledger.rows, most)
     shown = [
         row for row in ledger.rows.values() if row.kind != LimitKind.BUSY or ledger.now < row.at
     ]
-    return [_level(ledger, row, waits[row.pk]) for row in shown]
+    return [_level(ledger, row, owner.pk, waits[row.pk]) for row in shown]
 
 
 class _Number(Subquery):
@@ -91,7 +91,7 @@ class _Number(Subquery):
 def _waits(ids: Iterable[int], most: int | None) -> dict[int, int]:
     """Return how many orders wait for each bucket, at most `most` of each kind."""
     held = Certificate.objects.filter(lacks=OuterRef("pk"))
-    waiting = queue.waiting_tokens().filter(bucket=OuterRef("pk"))
+    waiting = queue.waits().filter(bucket=OuterRef("pk"))
     rows = LimitBucket.objects.filter(pk__in=list(ids))
     counted = rows.annotate(
         held=_Number(held.values("pk")[:most]),
@@ -100,16 +100,17 @@ def _waits(ids: Iterable[int], most: int | None) -> dict[int, int]:
     return {pk: a + b for pk, a, b in counted.values_list("pk", "held", "waiting")}
 
 
-def _level(ledger: Ledger, row: LimitBucket, waits: int) -> dict[str, Any]:
+def _level(ledger: Ledger, row: LimitBucket, owner: int, waits: int) -> dict[str, Any]:
     limit = ledger.limit(row.pk)
     known = limit if limit.capacity != float("inf") else None
+    left = ledger.level(row.pk, owner)
     return {
         "ca": row.ca,
         "kind": row.kind,
         "subject": row.label or row.subject,
         "capacity": known.capacity if known else None,
         "seconds_for_one": known.each if known else None,
-        "left": round(max(0.0, ledger.level(row.pk)), 3) if known or ledger.now < row.at else None,
+        "left": round(max(0.0, left), 3) if known or ledger.now < row.at else None,
         "waiting": waits,
-        "next_at": ledger.slot(row.pk, 1, waits),
+        "next_at": ledger.slot(row.pk, 1, owner, waits),
     }

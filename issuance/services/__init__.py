@@ -48,12 +48,13 @@ from issuance.services.counting import (
     summary,
     total,
 )
+from issuance.services.disabling import disable_provider, enable_provider
 from issuance.services.export import PFX, bundle, head, to_folder
 from issuance.services.finding import Filter, found
 from issuance.services.idempotency import Idempotency, once
 from issuance.services.labeling import MOST_LABELS, labels_of, set_labels
 from issuance.services.locks import no_credential
-from issuance.services.looking import look
+from issuance.services.looking import Expected, Looked, ZoneProof, expected, look, zones_of
 from issuance.services.materials import assigned, for_device, sealed, version_of
 from issuance.services.probing import forget_probe, probe_now
 from issuance.services.revocation import revoke, revoke_replaced
@@ -68,12 +69,15 @@ __all__ = [
     "PFX",
     "CertificateSpec",
     "DayCount",
+    "Expected",
     "Filter",
     "Idempotency",
+    "Looked",
     "NotReplaced",
     "Result",
     "SameNames",
     "Stale",
+    "ZoneProof",
     "_answers",
     "act",
     "action_of",
@@ -90,8 +94,11 @@ __all__ = [
     "count",
     "create_certificate",
     "deployments_of",
+    "disable_provider",
     "distrust",
     "dry_run",
+    "enable_provider",
+    "expected",
     "follow",
     "follow_device",
     "for_device",
@@ -132,4 +139,5 @@ __all__ = [
     "update_certificate",
     "version_of",
     "with_names",
+    "zones_of",
 ]

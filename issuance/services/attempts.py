@@ -11,6 +11,7 @@ from certctrl import clock
 from certctrl.errors import Conflict
 from certctrl.sentences import sentence as _
 from certctrl.statements import insert
+from dnsproviders.registry import refuse_disabled
 from issuance import tasks, workflow
 from issuance.challenges import delegation, registry
 from issuance.models import Certificate, Issuance, names_key
@@ -86,9 +87,11 @@ def refuse_issuance(certificate: Certificate) -> None:
                 domain=certificate.domain,
             )
         )
-    in_zone = registry.for_certificate(certificate).in_zone and not account.is_private
-    if in_zone and not delegation.credential_for(certificate):
-        raise Conflict(delegation.lacking(certificate))
+    if registry.for_certificate(certificate).in_zone and not account.is_private:
+        credential = delegation.credential_for(certificate)
+        if not credential:
+            raise Conflict(delegation.lacking(certificate))
+        refuse_disabled(credential.disabled)
 
 
 def open_issuance(

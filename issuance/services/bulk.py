@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Prefetch, QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 
 from accounts import quotas
 from accounts.models import User
@@ -14,7 +14,7 @@ from certctrl import clock
 from certctrl.errors import ApiError, Conflict, IdempotencyConflict, Invalid, NotFound
 from certctrl.sentences import restored, stored
 from certctrl.sentences import sentence as _
-from issuance.models import Certificate, Issuance, RequestKey
+from issuance.models import Certificate, Issuance, RequestKey, open_attempts
 from issuance.services import labeling, revocation
 from issuance.services.attempts import audit_certificate, refuse_issuance
 from issuance.services.certificates import update_certificate
@@ -198,11 +198,10 @@ def chosen(rows: QuerySet[Certificate], ids: Sequence[int] | None = None) -> Seq
     """
     if ids is not None:
         rows = rows.filter(pk__in=ids)
-    joined = rows.select_related("owner", "account", "credential", "current").defer(
+    joined = rows.select_related("owner", "account", "credential__disablement", "current").defer(
         "current__chain_pem"
     )
-    open_ones = Prefetch("issuances", Issuance.objects.open(), to_attr="open_issuances")
-    found = list(joined.prefetch_related(open_ones, "labels").order_by("pk")[: MOST + 1])
+    found = list(joined.prefetch_related(open_attempts(), "labels").order_by("pk")[: MOST + 1])
     if len(found) > MOST or len(ids or ()) > MOST:
         raise Invalid(
             _("A bulk action takes at most %(most)s certificates. Choose fewer.", most=MOST),

@@ -13,6 +13,7 @@ from pathlib import Path
 from authorities import pki
 from certctrl import fileset
 from certctrl.errors import ExportForbidden, Invalid, NotIssued
+from certctrl.sentences import either
 from certctrl.sentences import sentence as _
 from issuance.models import Certificate, CertificateVersion
 from keystore import envelope
@@ -92,7 +93,7 @@ def bundle(
     """
     if pfx not in PFX:
         raise Invalid(
-            _("pfx is %(pfx)s: the algorithms of bundle.pfx.", pfx=" or ".join(PFX)), field="pfx"
+            _("pfx is %(pfx)s: the algorithms of bundle.pfx.", pfx=either(PFX)), field="pfx"
         )
     version = current_version(certificate)
     why = f"{certificate.domain} exported as ZIP by {user_agent[:100] or 'an unnamed client'}"

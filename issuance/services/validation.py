@@ -7,6 +7,7 @@ from typing import Any
 from authorities import accounts, catalog
 from authorities.models import AcmeAccount
 from certctrl.errors import Invalid
+from certctrl.sentences import either
 from certctrl.sentences import sentence as _
 from devices.models import Device
 from issuance import identifiers
@@ -139,7 +140,7 @@ def _refuse_count(account: AcmeAccount, wanted: Wanted, field: str) -> None:
 def _refuse_method(wanted: Wanted) -> None:
     """Raise Invalid for names that the validation method cannot prove, and without a device."""
     method = wanted.columns.get("verify_method")
-    if registry.is_in_zone(method) or wanted.account.is_private:
+    if registry.is_in_zone(method):
         return
     if wildcard := next((name for name in wanted.names if name.startswith("*.")), None):
         raise Invalid(
@@ -151,6 +152,8 @@ def _refuse_method(wanted: Wanted) -> None:
             ),
             field="verify_method",
         )
+    if wanted.account.is_private:
+        return
     _refuse_addresses(wanted.account, wanted)
     device = wanted.columns.get("verify_device_id")
     if not device:
@@ -187,7 +190,7 @@ def _refuse_addresses(account: AcmeAccount, wanted: Wanted) -> None:
             "%(profiles)s. Set profile, or choose another account.",
             label=info.label,
             address=address,
-            profiles=" or ".join(profiles),
+            profiles=either(profiles),
         )
     raise Invalid(
         what,

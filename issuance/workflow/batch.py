@@ -71,9 +71,6 @@ def look() -> list[int]:
     others: dict[int, Done | Exception] = {}
     waiting: dict[tuple[datetime, str], list[Issuance]] = defaultdict(list)
     for row in rows:
-        if row.turn_left() <= 0:
-            waiting[now, "{}"].append(row)  # no time is left; another batch takes this row
-            continue
         outcome = _judged(row, seen[row.pk])
         if isinstance(outcome, Wait) and _says_the_same(row, outcome, now):
             waiting[_wakes_at(now, outcome), json.dumps(outcome.fields)].append(row)
@@ -83,9 +80,14 @@ def look() -> list[int]:
         _put_back_together(same, wake_at, json.loads(fields))
     through: list[int] = []
     again: list[tuple[Issuance, Done]] = []
+    late: list[Issuance] = []  # no time is left; another batch takes these rows
     for whole in _whole([row for row in rows if row.pk in others]):
-        if _end(whole, others[whole.pk], again):
+        if whole.turn_left() <= 0:
+            late.append(whole)
+        elif _end(whole, others[whole.pk], again):
             through.append(whole.pk)
+    if late:
+        _put_back_together(late, now, {})
     if again:
         _publish_again_together(again)
     return through

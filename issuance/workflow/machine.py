@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -17,7 +18,7 @@ from certctrl.sentences import joined
 from certctrl.sentences import sentence as _
 from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause, stopping
 from issuance import notify, ratelimits
-from issuance.challenges import registry
+from issuance.challenges import base, registry
 from issuance.models import TOO_LONG, Issuance
 from issuance.renewal import retry
 from issuance.workflow import oldorders
@@ -71,6 +72,7 @@ STEPS = (
             "account",
             "credential__secret",
             "credential__owner",
+            "credential__disablement",
             "reservation",
         ),
         ends_later=False,  # the next step reads the records that are noted at the end
@@ -81,7 +83,7 @@ STEPS = (
         State.PRESENTED,
         present.present,
         timedelta(hours=1),
-        ("account", "credential"),
+        ("account", "credential__disablement"),
         asks_ca=False,
     ),
     Step(
@@ -115,20 +117,26 @@ def take(step: Step, issuance_id: int) -> bool:
     return issuance is not None and run(step, issuance)
 
 
-def walk(step: Step, issuance_id: int) -> Step | None:
+def walk(
+    step: Step, issuance_id: int, at_end: Callable[[Issuance], None] | None = None
+) -> Step | None:
     """Take this step if it is due, and then those after it, until one must wait.
 
     The turns follow each other without another claim. Short steps whose end is written later share
     a turn. After a step that took long, others get this thread first. Then return the step for
-    which a message is due. So it is when this worker stops.
+    which a message is due. So it is when this worker stops. Otherwise `at_end` gets the attempt,
+    and removes what it presented.
     """
     issuance = _claim(step, issuance_id)
-    while issuance and run(step, issuance, end=_settle_and_go_on) and issuance.is_open:
+    end = partial(_settle_and_go_on, removes=at_end is not None)
+    while issuance and run(step, issuance, end=end) and issuance.is_open:
         step = STEP_AT[issuance.state]
         if not issuance.holder:
             return step
         if not issuance.carries:
             issuance.begin()
+    if issuance and at_end:
+        at_end(issuance)
     return None
 
 
@@ -231,19 +239,29 @@ def after_losing(issuance: Issuance) -> None:
         registry.release(issuance)
 
 
-def settle(step: Step, issuance: Issuance, done: Done, took: float, *, keeps: bool = False) -> bool:
+def settle(
+    step: Step,
+    issuance: Issuance,
+    done: Done,
+    took: float,
+    *,
+    keeps: bool = False,
+    removes: bool = False,
+) -> bool:
     """Write the end of a step that is done. Return True when the next step may follow.
 
     State, event and `done.write` are one transaction, and its first statement ends the turn.
     `took` is in seconds. With `keeps` the next turn of the attempt begins there, if a step follows.
-    Or this turn goes on, and its next write writes the end of the step too. When the turn was lost,
-    write nothing and return False.
+    Or this turn goes on, and its next write writes the end of the step too. `removes` says that
+    this worker then removes what the attempt presented. When the turn was lost, write nothing and
+    return False.
     """
     to = done.to or step.to
     ends = to == State.ISSUED
     columns = _last_columns(to) if ends else _next_columns(issuance, to, goes_on=not done.to)
     columns |= done.fields
     at = clock.now()
+    goes_on = keeps and not ends and not done.to
 
     def act() -> None:
         if done.write:
@@ -252,9 +270,9 @@ def settle(step: Step, issuance: Issuance, done: Done, took: float, *, keeps: bo
         if ends:
             ratelimits.end_reservation(issuance)
         if to == State.VALIDATED:  # from here on, the attempt needs no challenge
-            registry.release(issuance)
+            is_left = goes_on and removes
+            registry.release(issuance, clock.now() + base.LEFT_TO_WORKER if is_left else None)
 
-    goes_on = keeps and not ends and not done.to
     try:
         if goes_on and step.ends_later:
             del columns["holder"], columns["wake_at"]
@@ -271,8 +289,11 @@ def settle(step: Step, issuance: Issuance, done: Done, took: float, *, keeps: bo
     return not done.to
 
 
-def _settle_and_go_on(step: Step, issuance: Issuance, done: Done, took: float) -> bool:
-    return settle(step, issuance, done, took, keeps=took < LONG and not stopping.is_set())
+def _settle_and_go_on(
+    step: Step, issuance: Issuance, done: Done, took: float, *, removes: bool
+) -> bool:
+    keeps = took < LONG and not stopping.is_set()
+    return settle(step, issuance, done, took, keeps=keeps, removes=removes)
 
 
 def _next_columns(issuance: Issuance, to: str, *, goes_on: bool) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any
 
 from certctrl import clock
-from certctrl.statements import insert
 from issuance.models import Issuance, IssuanceEvent
 
 Outcome = IssuanceEvent.Outcome
@@ -22,9 +21,10 @@ def event(
 ) -> None:
     """Write an event for the owner of the attempt. `took` is in seconds. `at` is now by default.
 
-    Call it inside the fence in which the described change is written.
+    Call it inside the fence in which the described change is written. The end of the fence stores
+    all events in one statement.
     """
-    insert(
+    issuance.new_events.append(
         IssuanceEvent(
             issuance=issuance,
             at=at or clock.now(),

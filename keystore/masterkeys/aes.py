@@ -9,6 +9,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: TID251
 from django.views.decorators.debug import sensitive_variables
 
+from certctrl.sentences import sentence as _
 from keystore.masterkeys.errors import MasterKeyProblem, WrongMasterKey
 
 NONCE = 12
@@ -69,15 +70,22 @@ def parse(text: str, where: str) -> dict[str, AESKey]:
     entries = [entry.strip() for line in lines for entry in line.split(",") if entry.strip()]
     keys: dict[str, AESKey] = {}
     for place, entry in enumerate(entries, start=1):
-        key = _parse_entry(entry, f"Entry {place} of {where}")
+        key = _parse_entry(entry, _("Entry %(place)s of %(where)s", place=place, where=where))
         if key.id in keys:
             raise MasterKeyProblem(
-                f"{where} has two master keys with the id {key.id}. Give each its own id."
+                _(
+                    "%(where)s has two master keys with the id %(id)s. Give each its own id.",
+                    where=where,
+                    id=key.id,
+                )
             )
         keys[key.id] = key
     if not keys:
         raise MasterKeyProblem(
-            f"{where} has no master key. Add a line id:base64, with 32 bytes in base64."
+            _(
+                "%(where)s has no master key. Add a line id:base64, with 32 bytes in base64.",
+                where=where,
+            )
         )
     return keys
 
@@ -91,6 +99,9 @@ def _parse_entry(entry: str, where: str) -> AESKey:
         value = b""
     if not match or len(value) != 32:
         raise MasterKeyProblem(
-            f"{where} is not a master key. Write id:base64, with 32 bytes in base64."
+            _(
+                "%(where)s is not a master key. Write id:base64, with 32 bytes in base64.",
+                where=where,
+            )
         )
     return AESKey(match["id"], value)

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.views.decorators.debug import sensitive_variables
 
 from certctrl.lanes import Lane
+from certctrl.sentences import sentence as _
 from keystore.masterkeys.elsewhere import KeyElsewhere
 from keystore.masterkeys.errors import MasterKeyAway, MasterKeyProblem, WrongMasterKey
 
@@ -25,7 +26,7 @@ class KMSKey(KeyElsewhere):
     def __init__(self, key_id: str, where: str, region: str) -> None:
         super().__init__(key_id, where)
         self.region = region
-        self.lane = Lane(f"kms:{region}", f"AWS KMS in {region}")
+        self.lane = Lane(f"kms:{region}", _("AWS KMS in %(region)s", region=region))
 
     @sensitive_variables()
     def _wrap(self, data_key: bytes, context: bytes) -> bytes:
@@ -50,13 +51,21 @@ class KMSKey(KeyElsewhere):
             is_away = code in AWAY or exc.response["ResponseMetadata"]["HTTPStatusCode"] >= 500
             problem = MasterKeyAway if is_away else MasterKeyProblem
             raise problem(
-                f"AWS KMS refused master key {self.id} ({code}). Check the key, its policy and "
-                "the credentials of this server."
+                _(
+                    "AWS KMS refused master key %(id)s (%(code)s). Check the key, its policy and "
+                    "the credentials of this server.",
+                    id=self.id,
+                    code=code,
+                )
             ) from None
         except BotoCoreError as exc:
             raise MasterKeyAway(
-                f"AWS KMS in {self.region} cannot be used ({type(exc).__name__}). Check the "
-                "network and the credentials of this server."
+                _(
+                    "AWS KMS in %(region)s cannot be used (%(name)s). Check the network and the "
+                    "credentials of this server.",
+                    region=self.region,
+                    name=type(exc).__name__,
+                )
             ) from None
 
 
@@ -64,7 +73,11 @@ def key(key_id: str, where: str, which: str) -> KMSKey:
     match = ARN.fullmatch(where)
     if not match:
         raise MasterKeyProblem(
-            f"{which} is not the ARN of a key in AWS KMS. Write arn:aws:kms:REGION:ACCOUNT:key/ID."
+            _(
+                "%(which)s is not the ARN of a key in AWS KMS. Write "
+                "arn:aws:kms:REGION:ACCOUNT:key/ID.",
+                which=which,
+            )
         )
     return KMSKey(key_id, where, match["region"])
 
@@ -81,7 +94,10 @@ def _client(region: str, pid: int) -> Any:
         from botocore.config import Config
     except ImportError:
         raise MasterKeyProblem(
-            "A master key is in AWS KMS, and boto3 is not installed. Install requirements/aws.txt."
+            _(
+                "A master key is in AWS KMS, and boto3 is not installed. Install "
+                "requirements/aws.txt."
+            )
         ) from None
     config = Config(
         connect_timeout=settings.CALL_LIMIT / 2,

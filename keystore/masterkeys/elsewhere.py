@@ -16,8 +16,10 @@ from django.views.decorators.debug import sensitive_variables
 
 from certctrl import lanes
 from certctrl.lanes import Lane
+from certctrl.sentences import sentence as _
 from keystore.masterkeys.errors import MasterKeyProblem
 
+WHERE = "MASTER_KEYS_ELSEWHERE"
 ENTRY = re.compile(r"(?P<id>[A-Za-z0-9._-]{1,32})=(?P<where>[^,\s]+)")
 MODULES = {"pkcs11:": "hsm", "arn:aws": "awskms", "vault:": "vault"}  # by the start of `where`
 
@@ -81,11 +83,14 @@ class ElsewhereKeys:
 def _keys(entries: tuple[str, ...]) -> dict[str, KeyElsewhere]:
     keys: dict[str, KeyElsewhere] = {}
     for place, entry in enumerate(entries, start=1):
-        key = _parse(entry, f"Entry {place} of MASTER_KEYS_ELSEWHERE")
+        key = _parse(entry, _("Entry %(place)s of %(where)s", place=place, where=WHERE))
         if key.id in keys:
             raise MasterKeyProblem(
-                f"MASTER_KEYS_ELSEWHERE has two master keys with the id {key.id}. Give each its "
-                "own id."
+                _(
+                    "%(where)s has two master keys with the id %(id)s. Give each its own id.",
+                    where=WHERE,
+                    id=key.id,
+                )
             )
         keys[key.id] = key
     return keys
@@ -98,8 +103,12 @@ def _parse(entry: str, which: str) -> KeyElsewhere:
     )
     if not match or not module:
         raise MasterKeyProblem(
-            f"{which} is not a master key. Write id=where, with where as "
-            "pkcs11:token=…;object=…, as the ARN of a key of AWS KMS, or as vault:transit/name."
+            _(
+                "%(which)s is not a master key. Write id=where, with where as "
+                "pkcs11:token=…;object=…, as the ARN of a key of AWS KMS, or as "
+                "vault:transit/name.",
+                which=which,
+            )
         )
     made = import_module(f"keystore.masterkeys.{module}").key(match["id"], match["where"], which)
     assert isinstance(made, KeyElsewhere)

@@ -12,13 +12,20 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from django.utils.translation import gettext_noop
 from django.views.decorators.debug import sensitive_variables
 
+from certctrl.sentences import sentence as _
 from keystore.masterkeys import aes
 from keystore.masterkeys.aes import AESKey
 from keystore.masterkeys.errors import MasterKeyProblem
 
-WHERE = "The file of MASTER_KEYS_PATH"
+WHERE = _("The file of MASTER_KEYS_PATH")
+NOT_READ = gettext_noop("%(where)s cannot be read (%(strerror)s). Check its path and its mode.")
+NOT_LOCKED = gettext_noop("%(where)s cannot be locked (%(strerror)s). Check its path and its mode.")
+NOT_REPLACED = gettext_noop(
+    "%(where)s cannot be replaced (%(strerror)s). Check its path and its mode."
+)
 Signature = tuple[int, ...]
 
 
@@ -64,7 +71,7 @@ class FileKeys:
     @sensitive_variables()
     def put_first(self, key: AESKey) -> None:
         """Make `key` the wrapping key and keep the others. The file must be locked."""
-        _, text = self._read()
+        text = self._read()[1]
         self._replace(f"{key.line()}\n{text}")
 
     @sensitive_variables()
@@ -89,7 +96,7 @@ class FileKeys:
         try:
             descriptor = os.open(self._beside("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:
-            raise _failed("locked", exc) from None
+            raise _failed(NOT_LOCKED, exc) from None
         try:
             _lock(descriptor, wait)
             yield Intent(descriptor)
@@ -100,7 +107,7 @@ class FileKeys:
         try:
             return _signature(os.stat(self.path))
         except OSError as exc:
-            raise _failed("read", exc) from None
+            raise _failed(NOT_READ, exc) from None
 
     def _read(self) -> tuple[Signature, str]:
         try:
@@ -109,7 +116,7 @@ class FileKeys:
                 _check_ours_alone(status)
                 return _signature(status), file.read().decode("ascii", "replace")
         except OSError as exc:
-            raise _failed("read", exc) from None
+            raise _failed(NOT_READ, exc) from None
 
     @sensitive_variables()
     def _replace(self, text: str) -> None:
@@ -122,7 +129,7 @@ class FileKeys:
             os.replace(new, self.path)
             _sync_folder(self.path.parent)
         except OSError as exc:
-            raise _failed("replaced", exc) from None
+            raise _failed(NOT_REPLACED, exc) from None
 
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{suffix}")
@@ -157,21 +164,29 @@ def _signature(status: os.stat_result) -> Signature:
 def _check_ours_alone(status: os.stat_result) -> None:
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode):
-        raise MasterKeyProblem(f"{WHERE} is not a regular file. Name a regular file.")
+        raise MasterKeyProblem(
+            _("%(where)s is not a regular file. Name a regular file.", where=WHERE)
+        )
     if status.st_uid != os.geteuid():
         raise MasterKeyProblem(
-            f"{WHERE} belongs to another user. Run this as its owner, or use chown."
+            _(
+                "%(where)s belongs to another user. Run this as its owner, or use chown.",
+                where=WHERE,
+            )
         )
     if mode & 0o177:
         raise MasterKeyProblem(
-            f"{WHERE} has mode {mode:04o}, so other users may have read it. Run chmod 600 on it."
+            _(
+                "%(where)s has mode %(mode)s, so other users may have read it. Run chmod 600 on "
+                "it.",
+                where=WHERE,
+                mode=f"{mode:04o}",
+            )
         )
 
 
-def _failed(done: str, exc: OSError) -> MasterKeyProblem:
-    return MasterKeyProblem(
-        f"{WHERE} cannot be {done} ({os.strerror(exc.errno or 0)}). Check its path and its mode."
-    )
+def _failed(text: str, exc: OSError) -> MasterKeyProblem:
+    return MasterKeyProblem(_(text, where=WHERE, strerror=os.strerror(exc.errno or 0)))
 
 
 def _lock(descriptor: int, wait: bool) -> None:
@@ -179,7 +194,7 @@ def _lock(descriptor: int, wait: bool) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise MasterKeyProblem(
-            "Another rotation of the master key is in progress. Wait until it has ended."
+            _("Another rotation of the master key is in progress. Wait until it has ended.")
         ) from None
 
 

@@ -21,13 +21,14 @@ from django.views.decorators.debug import sensitive_variables
 
 from certctrl import clock
 from certctrl.lanes import Lane
+from certctrl.sentences import sentence as _
 from keystore.masterkeys.elsewhere import KeyElsewhere
 from keystore.masterkeys.errors import MasterKeyAway, MasterKeyProblem, WrongMasterKey
 
 T = TypeVar("T")
 NONCE = 12
 URI = re.compile(r"pkcs11:token=(?P<token>[^;?]+);object=(?P<object>[^;?]+)")  # RFC 7512
-LANE = Lane("hsm", "the HSM with the master keys")
+LANE = Lane("hsm", _("the HSM with the master keys"))
 
 
 class HSMKey(KeyElsewhere):
@@ -52,13 +53,19 @@ def key(key_id: str, where: str, which: str) -> HSMKey:
     match = URI.fullmatch(where)
     if not match:
         raise MasterKeyProblem(
-            f"{which} is not the URI of a key in an HSM. Write "
-            "pkcs11:token=LABEL;object=LABEL, with the labels percent-encoded."
+            _(
+                "%(which)s is not the URI of a key in an HSM. Write "
+                "pkcs11:token=LABEL;object=LABEL, with the labels percent-encoded.",
+                which=which,
+            )
         )
     if not settings.PKCS11_MODULE:
         raise MasterKeyProblem(
-            f"{which} is in an HSM, and PKCS11_MODULE is empty. Set it to the path of the HSM's "
-            "library, for example /usr/lib/softhsm/libsofthsm2.so."
+            _(
+                "%(which)s is in an HSM, and PKCS11_MODULE is empty. Set it to the path of the "
+                "HSM's library, for example /usr/lib/softhsm/libsofthsm2.so.",
+                which=which,
+            )
         )
     return HSMKey(key_id, where, unquote(match["token"]), unquote(match["object"]))
 
@@ -90,7 +97,12 @@ class Token:
             thread.start()
             thread.join(seconds)
         if not outcome:
-            raise MasterKeyAway(f"The HSM did not answer within {seconds:.0f} seconds. Check it.")
+            raise MasterKeyAway(
+                _(
+                    "The HSM did not answer within %(seconds)s seconds. Check it.",
+                    seconds=round(seconds),
+                )
+            )
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
         return outcome[0]
@@ -113,21 +125,32 @@ class Token:
         import pkcs11
         from pkcs11 import Attribute, KeyType, ObjectClass
 
-        which = f"The key {label} of the token {self.label}"
+        which = _("The key %(label)s of the token %(token)s", label=label, token=self.label)
         try:
             found = self._session.get_key(
                 object_class=ObjectClass.SECRET_KEY, key_type=KeyType.AES, label=label
             )
         except pkcs11.NoSuchKey:
-            raise MasterKeyProblem(f"{which} does not exist. Check the label.") from None
+            raise MasterKeyProblem(
+                _("%(which)s does not exist. Check the label.", which=which)
+            ) from None
         except pkcs11.MultipleObjectsReturned:
-            raise MasterKeyProblem(f"{which} exists twice. Rename one.") from None
+            raise MasterKeyProblem(_("%(which)s exists twice. Rename one.", which=which)) from None
         if found.key_length != 256:
-            raise MasterKeyProblem(f"{which} has {found.key_length} bits. Use one with 256.")
+            raise MasterKeyProblem(
+                _(
+                    "%(which)s has %(bits)s bits. Use one with 256.",
+                    which=which,
+                    bits=found.key_length,
+                )
+            )
         if found[Attribute.EXTRACTABLE] or not found[Attribute.SENSITIVE]:
             raise MasterKeyProblem(
-                f"{which} can leave the token. Make another, with CKA_SENSITIVE true and "
-                "CKA_EXTRACTABLE false."
+                _(
+                    "%(which)s can leave the token. Make another, with CKA_SENSITIVE true and "
+                    "CKA_EXTRACTABLE false.",
+                    which=which,
+                )
             )
         return found
 
@@ -174,8 +197,10 @@ def token_of(label: str) -> Token:
         import pkcs11
     except ImportError:
         raise MasterKeyProblem(
-            "A master key is in an HSM, and python-pkcs11 is not installed. Install "
-            "requirements/hsm.txt."
+            _(
+                "A master key is in an HSM, and python-pkcs11 is not installed. Install "
+                "requirements/hsm.txt."
+            )
         ) from None
 
     pid = os.getpid()
@@ -237,12 +262,18 @@ def _told(exc: BaseException, label: str) -> MasterKeyProblem:
 
     match exc:
         case pkcs11.NoSuchToken():
-            return MasterKeyAway(f"The HSM has no token {label}. Check its label, and the HSM.")
+            return MasterKeyAway(
+                _("The HSM has no token %(label)s. Check its label, and the HSM.", label=label)
+            )
         case exceptions.PinIncorrect() | exceptions.PinInvalid() | exceptions.PinLenRange():
-            return MasterKeyProblem("The HSM refused the PIN. Check PKCS11_PIN.")
+            return MasterKeyProblem(_("The HSM refused the PIN. Check PKCS11_PIN."))
         case exceptions.PinLocked():
-            return MasterKeyProblem("The PIN of the HSM is locked. Unlock it with the HSM's tool.")
+            return MasterKeyProblem(
+                _("The PIN of the HSM is locked. Unlock it with the HSM's tool.")
+            )
     text = str(exc)
     if "loading" in text:
-        return MasterKeyProblem("The library that PKCS11_MODULE names cannot be loaded. Check it.")
-    return MasterKeyAway(f"The HSM failed ({type(exc).__name__}). Check it.")
+        return MasterKeyProblem(
+            _("The library that PKCS11_MODULE names cannot be loaded. Check it.")
+        )
+    return MasterKeyAway(_("The HSM failed (%(name)s). Check it.", name=type(exc).__name__))

@@ -17,6 +17,8 @@ from django.views.decorators.debug import sensitive_variables
 from certctrl import outgoing
 from certctrl.environment import Environment
 from certctrl.lanes import Lane
+from certctrl.sentences import joined
+from certctrl.sentences import sentence as _
 from keystore.masterkeys.elsewhere import KeyElsewhere
 from keystore.masterkeys.errors import MasterKeyAway, MasterKeyProblem, WrongMasterKey
 
@@ -41,7 +43,7 @@ class VaultKey(KeyElsewhere):
         body = {"plaintext": _b64(data_key), "associated_data": _b64(context)}
         wrapped = self._call("POST", "encrypt", body).get("ciphertext")
         if not isinstance(wrapped, str) or not wrapped.startswith("vault:"):
-            raise MasterKeyProblem("Vault's response has no ciphertext. Check VAULT_ADDR.")
+            raise MasterKeyProblem(_("Vault's response has no ciphertext. Check VAULT_ADDR."))
         return wrapped.encode()
 
     @sensitive_variables()
@@ -50,7 +52,9 @@ class VaultKey(KeyElsewhere):
         try:
             return base64.b64decode(self._call("POST", "decrypt", body)["plaintext"])
         except (KeyError, TypeError, BadBase64):
-            raise MasterKeyProblem("Vault's response has no plaintext. Check VAULT_ADDR.") from None
+            raise MasterKeyProblem(
+                _("Vault's response has no plaintext. Check VAULT_ADDR.")
+            ) from None
 
     def _check(self) -> None:
         """Refuse a key of another type, and one that can be exported. Vault is asked once.
@@ -62,12 +66,19 @@ class VaultKey(KeyElsewhere):
         found = self._call("GET", "keys")
         if found.get("type") != TYPE:
             raise MasterKeyProblem(
-                f"Vault's key {self.name} is not of the type {TYPE}. Make one of that type."
+                _(
+                    "Vault's key %(name)s is not of the type %(type)s. Make one of that type.",
+                    name=self.name,
+                    type=TYPE,
+                )
             )
         if found.get("exportable") or found.get("allow_plaintext_backup"):
             raise MasterKeyProblem(
-                f"Vault's key {self.name} can leave Vault. Make another, without exportable and "
-                "allow_plaintext_backup."
+                _(
+                    "Vault's key %(name)s can leave Vault. Make another, without exportable and "
+                    "allow_plaintext_backup.",
+                    name=self.name,
+                )
             )
         self._is_checked = True
 
@@ -82,7 +93,7 @@ class VaultKey(KeyElsewhere):
                 method, url, json=body, headers=headers, allow_redirects=False
             )
         except requests.RequestException as exc:
-            raise MasterKeyAway(f"Vault cannot be reached. {exc}") from None
+            raise MasterKeyAway(_("Vault cannot be reached. %(exc)s", exc=exc)) from None
         errors, data = _read(response)
         if response.status_code == 200 and data is not None:
             return data
@@ -91,20 +102,28 @@ class VaultKey(KeyElsewhere):
         # 429: a standby; 5xx: sealed, or not initialized
         is_away = response.status_code == 429 or response.status_code >= 500
         problem = MasterKeyAway if is_away else MasterKeyProblem
-        raise problem(
-            f"Vault answered {response.status_code} for its key {self.name}. Check VAULT_ADDR, "
-            f"VAULT_TOKEN and its policy, and that Vault is unsealed. {errors}".strip()
+        what = _(
+            "Vault answered %(status_code)s for its key %(name)s. Check VAULT_ADDR, VAULT_TOKEN "
+            "and its policy, and that Vault is unsealed.",
+            status_code=response.status_code,
+            name=self.name,
         )
+        raise problem(joined(" ", [what, errors]) if errors else what)
 
 
 def key(key_id: str, where: str, which: str) -> VaultKey:
     match = WHERE.fullmatch(where)
     if not match:
-        raise MasterKeyProblem(f"{which} is not a key of Vault. Write vault:transit/NAME.")
+        raise MasterKeyProblem(
+            _("%(which)s is not a key of Vault. Write vault:transit/NAME.", which=which)
+        )
     if not settings.VAULT_ADDR:
         raise MasterKeyProblem(
-            f"{which} is in Vault, and VAULT_ADDR is empty. Set it, for example to "
-            "https://vault.example.com:8200."
+            _(
+                "%(which)s is in Vault, and VAULT_ADDR is empty. Set it, for example to "
+                "https://vault.example.com:8200.",
+                which=which,
+            )
         )
     return VaultKey(key_id, where, match["mount"], match["name"])
 

@@ -64,7 +64,6 @@ class Migration(migrations.Migration):
                 ('page', models.CharField(blank=True, help_text='the address of the pages', max_length=500)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('ends_at', models.DateTimeField()),
-                ('tries', models.PositiveSmallIntegerField(default=0)),
                 ('used_at', models.DateTimeField(blank=True, null=True)),
                 ('sent_at', models.DateTimeField(blank=True, null=True)),
                 ('user', models.ForeignKey(blank=True, help_text='whose account it is about, or who invites', null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),

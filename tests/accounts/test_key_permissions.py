@@ -118,5 +118,10 @@ def test_a_key_is_no_session(key_client, alice, path, status):
     assert response.error["code"] in (5104, 999999)
 
 
+def test_a_key_where_a_session_is_needed_is_told_so(key_client, alice):
+    what = key_client(alice, "devices:*[read]").get("/auth/profile").error["what"]
+    assert "An API key cannot do this." in what
+
+
 def test_a_session_needs_no_grant(client_of, alice, three, path):
     assert len(ids(client_of(alice).get(path))) == 3

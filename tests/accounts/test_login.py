@@ -313,6 +313,57 @@ def test_strangers_do_not_lock_out_who_logs_in_from_where_they_did_before(login,
     assert login(password="Wrong-horse-1").status_code == 401
 
 
+@pytest.fixture
+def few(monkeypatch):
+    """The number of failures from everywhere that lock an account to strangers."""
+    monkeypatch.setattr(services, "MAX_FAILURES_ANYWHERE", 3)
+    return 3
+
+
+def test_strangers_do_not_lock_out_a_browser_that_logged_in_before(login, client_of, alice, few):
+    client = client_of()
+    assert login(client=client).status_code == 200
+    client.post("/auth/logout")
+    try_from_everywhere(client_of, alice.email, few)
+    client.defaults["REMOTE_ADDR"] = "198.51.100.7"
+    assert login(client=client, password="Wrong-horse-1").status_code == 401
+    assert login(client=client).status_code == 200
+    client.post("/auth/logout")
+    client.defaults["REMOTE_ADDR"] = "198.51.100.8"
+    client.cookies["known_browser"] = client.cookies["known_browser"].value[:-1]
+    assert login(client=client).status_code == 429
+
+
+def test_a_known_browser_has_few_tries_too(login, client_of, alice, bob, few):
+    client = client_of()
+    login(client=client)
+    client.post("/auth/logout")
+    for number in range(services.MAX_FAILURES):
+        client.defaults["REMOTE_ADDR"] = f"198.51.100.{number}"
+        assert login(client=client, password="Wrong-horse-1").status_code == 401
+    assert login(client=client).status_code == 429
+    try_from_everywhere(client_of, bob.email, few)
+    client.defaults["REMOTE_ADDR"] = "198.51.100.200"
+    assert login(client=client, email=bob.email).status_code == 429, "it is not known to bob"
+
+
+def test_a_browser_stays_known_to_each_of_its_users(login, client_of, alice, bob, few):
+    client = client_of()
+    for email in (alice.email, bob.email):
+        assert login(client=client, email=email).status_code == 200
+        client.post("/auth/logout")
+    try_from_everywhere(client_of, alice.email, few)
+    client.defaults["REMOTE_ADDR"] = "198.51.100.7"
+    assert login(client=client).status_code == 200
+
+
+def test_strangers_do_not_stop_a_session_from_confirming(client_of, alice, few):
+    client = client_of(alice)
+    try_from_everywhere(client_of, alice.email, few)
+    client.defaults["REMOTE_ADDR"] = "198.51.100.7"
+    assert client.post("/confirm", {"password": PASSWORD}, format="multipart").status_code == 302
+
+
 def test_one_address_alone_does_not_keep_the_others_waiting(login, client_of, alice):
     for _ in range(services.MAX_FAILURES_ANYWHERE + 1):
         login(password="Wrong-horse-1")

@@ -1,5 +1,6 @@
 """A walk over every page of the admin."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -7,6 +8,8 @@ from urllib.parse import quote
 from django.contrib import admin
 from django.urls import reverse
 
+# The links of a page to the rows that belong to it.
+NEIGHBOUR = r'href="([^"]+__exact=[^"]+)" class="text-primary-600"'
 Visit = Callable[[str], Any]  # gets an address, and returns the response
 
 
@@ -28,7 +31,9 @@ def _table(visit: Visit, model: Any, page: Any) -> None:
         return
     rows = model._default_manager.order_by("pk").values_list("pk", flat=True)
     for pk in {rows.first(), rows.last()}:
-        visit(reverse(f"{name}_change", args=[pk]))
+        opened = visit(reverse(f"{name}_change", args=[pk]))
+        for link in re.findall(NEIGHBOUR, opened.content.decode()):
+            visit(link)
         visit(reverse(f"{name}_history", args=[pk]))
 
 

@@ -13,7 +13,7 @@ from certctrl import admin
 from certctrl.turns import LostTurn
 from devices.models import Device
 from dnsproviders import records
-from dnsproviders.models import TxtRecord
+from dnsproviders.models import DisabledProvider, TxtRecord
 from issuance import services
 from issuance.models import Certificate, CertificateVersion, Drill, Issuance
 from notices import raising, webhooks
@@ -349,3 +349,28 @@ def test_no_action_is_permitted_to_staff_who_are_no_superusers(staff, rf):
     assert {"User", "ApiKey", "Session", "Device"} <= set(actions_of(staff, rf))
     reader = User.objects.create_user("reader@example.org", is_staff=True)
     assert actions_of(reader, rf) == {}
+
+
+# --- a DNS provider is disabled ---
+
+
+ADD_DISABLED = "/admin/dnsproviders/disabledprovider/add/"
+
+
+def test_an_operator_disables_a_provider_and_enables_it(client, rows, world):
+    sent = {"provider": "httpreq", "why": "an outage"}
+    assert client.post(ADD_DISABLED, sent).status_code == 302
+    row = DisabledProvider.objects.get()
+    assert (row.provider, row.by.email) == ("httpreq", "root@example.org")
+    assert "already exists" in client.post(ADD_DISABLED, sent).content.decode()
+    assert last_event("dns_provider.disabled").actor == "root@example.org"
+    assert acted(client, row, "enable") == "1 DNS provider is enabled."
+    assert not DisabledProvider.objects.exists()
+    assert last_event("dns_provider.enabled").object == "dns_provider:httpreq"
+
+
+def test_staff_who_are_no_superusers_disable_no_provider(client, staff):
+    client.force_login(User.objects.create_user("reader@example.org", is_staff=True))
+    sent = {"provider": "httpreq", "why": "an outage"}
+    assert client.post(ADD_DISABLED, sent).status_code == 403
+    assert not DisabledProvider.objects.exists()

@@ -88,9 +88,25 @@ def test_a_last_chunk_that_goes_over_the_limit_is_not_waited_after():
 
 
 def test_a_body_without_end_is_cut_off():
-    status, _, taken = run(Inner(), [b"x" * 65536] * 1000)
+    status, _, taken = run(Inner(), [b"x" * 65536] * 2000)
     assert status == 413
     assert taken == 17 + DRAIN // 65536
+
+
+def test_the_error_is_sent_before_the_rest_of_the_body_is_read():
+    order = []
+
+    async def receive():
+        order.append("read")
+        return {"type": "http.request", "body": b"x" * MIB, "more_body": order.count("read") < 4}
+
+    async def send(message):
+        order.append(message.get("body", b"") and "sent")
+
+    asyncio.run(
+        BodyLimit(Inner(), lambda scope: True)({"type": "http", "headers": []}, receive, send)
+    )
+    assert [each for each in order if each] == ["read", "read", "sent", "read", "read"]
 
 
 def test_a_length_over_the_limit_is_refused_before_the_body_is_sent():

@@ -6,11 +6,13 @@ import re
 import pytest
 from django.db import InterfaceError, OperationalError
 from django.test import RequestFactory
+from django.utils import translation
 from rest_framework import serializers
 from rest_framework.exceptions import Throttled
 from structlog.testing import capture_logs
 
 from certctrl import errors, errorshape
+from certctrl.sentences import sentence
 from certctrl.turns import LostTurn, Wait
 from signin import entering
 
@@ -199,7 +201,7 @@ def test_a_401_says_how_to_authenticate(client_of):
 
 @pytest.mark.parametrize("token", ["Bearer eyJ.eyJ.x", "Basic eDp5", "ak_x"])
 def test_a_credential_that_is_no_api_key_is_named(client_of, token):
-    response = client_of().get("/apiv1/me/apikeys", HTTP_AUTHORIZATION=token)
+    response = client_of().get("/apiv1/me/certificates", HTTP_AUTHORIZATION=token)
     assert_shape(response, 401, 5104)
     assert "Authorization has no API key" in response.error["what"]
 
@@ -245,6 +247,7 @@ COMPLAINTS = [
     (serializers.CharField(), " ", "is empty. Give a value."),
     (serializers.CharField(), [], "is not text. Give a string."),
     (serializers.CharField(**TEXT), "four", "is longer than 3 characters."),
+    (serializers.CharField(min_length=2), "a", "is shorter than 2 characters."),
     (serializers.CharField(), "a\0", "has a NUL character. Remove it."),
     (serializers.IntegerField(), "x", "is not a whole number. Give one."),
     (serializers.IntegerField(), "9" * 1001, "is too long for a number. Give a shorter one."),
@@ -269,7 +272,7 @@ COMPLAINTS = [
         "9999-12-31T23:59:59-12:00",
         "is too early or too late. Give another time.",
     ),
-    (serializers.ListField(min_length=1), [], "is an empty list. Give one entry or more."),
+    (serializers.ListField(min_length=1), [], "has too few entries. Give 1 or more."),
 ]
 
 
@@ -279,6 +282,17 @@ def test_the_name_of_a_wrong_member_begins_the_sentence(field, value, sentence):
     with pytest.raises(serializers.ValidationError) as refused:
         kind().run_validation({} if value is ... else {"member": value})
     assert errorshape.invalid(refused.value.detail).what == f"member {sentence}"
+
+
+@pytest.mark.parametrize(("field", "value"), [each[:2] for each in COMPLAINTS])
+def test_a_wrong_member_is_explained_in_chinese_in_our_words(field, value):
+    kind = type("Kind", (serializers.Serializer,), {"member": field})
+    with translation.override("zh-hans"):
+        given = {} if value is ... else {"member": value}
+        refused = kind(data=given)
+        assert not refused.is_valid()
+        what = str(errorshape.invalid(refused.errors).what)
+    assert re.match(r"member ?[\u4e00-\u9fff]", what)
 
 
 def test_too_many_requests_are_told_when_to_come_again():
@@ -292,7 +306,7 @@ def test_an_error_is_in_the_language_that_the_request_accepts(client_of, alice):
     plain = client_of(alice).get(path).error
     assert plain["what"] == "You have no API key 999. Check the id."
     chinese = client_of(alice).get(path, HTTP_ACCEPT_LANGUAGE="zh-CN,zh;q=0.9,en;q=0.8").error
-    assert chinese["what"] == "您没有编号为 999 的 API key。请检查编号。"
+    assert chinese["what"] == "您没有编号为 999 的“API 密钥”。请检查编号。"
     assert chinese | {"what": ""} == plain | {"what": ""}
     assert client_of(alice).get(path, HTTP_ACCEPT_LANGUAGE="de").error == plain
 
@@ -317,15 +331,23 @@ def test_a_nul_anywhere_in_a_query_is_refused(client_of, alice, query):
 
 
 def test_notes_and_permissions_are_in_the_language_of_the_request(client_of, alice, world):
-    certificate, _ = world.create(world.account(alice), world.credential(alice))
+    certificate, made = world.create(world.account(alice), world.credential(alice))
+    type(made).objects.update(waits_for=sentence("the CA needs no proof"))
     api = client_of(alice)
 
     def in_chinese(path):
         return api.get(f"/apiv1/{path}", HTTP_ACCEPT_LANGUAGE="zh").data_member
 
     api.put("/apiv1/me/notice-settings", {"email": "new@example.org"})
+    renewed = api.post(
+        f"/apiv1/me/certificates/{certificate.pk}/renew",
+        {"validity_seconds": 86400},
+        HTTP_ACCEPT_LANGUAGE="zh",
+    )
     texts = [
+        renewed.data_member["note"],
         in_chinese(f"me/certificates/{certificate.pk}")["note"],
+        in_chinese(f"me/certificates/{certificate.pk}")["issuance"]["waits_for"],
         in_chinese("me/notice-settings")["note"],
         in_chinese("permissions/catalog")[0]["description"],
     ]

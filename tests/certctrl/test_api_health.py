@@ -4,7 +4,7 @@ import pytest
 import time_machine
 from django.core.cache import cache
 
-from certctrl import clock
+from certctrl import clock, health
 from certctrl.health import SWEPT
 
 pytestmark = pytest.mark.django_db
@@ -20,6 +20,24 @@ def test_without_any_sweep_it_is_503_with_a_sentence(client_of):
     response = client_of().get("/health")
     assert (response.status_code, response.error["code"]) == (503, 20009)
     assert "sweep" in response.error["what"]
+
+
+def test_pages_ask_a_redis_that_hangs_once_in_a_while(monkeypatch):
+    passed, asked = [100.0], []
+
+    def hang(name):
+        asked.append(name)
+        raise TimeoutError
+
+    monkeypatch.setattr(health, "_away_until", float("-inf"))
+    monkeypatch.setattr(clock, "monotonic", lambda: passed[0])
+    with monkeypatch.context() as away:
+        away.setattr(health.cache, "get", hang)
+        for _ in range(3):
+            assert health.standstill() == "Redis does not answer. Check that it runs."
+        assert asked == [SWEPT]
+    passed[0] += health.AWAY_FOR
+    assert health.standstill() == ""
 
 
 @pytest.mark.parametrize(("silent", "status"), [(59, 200), (62, 503), (3600, 503)])

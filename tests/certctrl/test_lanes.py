@@ -15,8 +15,15 @@ from certctrl.turns import Trouble, Wait
 CA = Lane("ca:ca.test", "the CA ca.test")
 API = Lane("api:dns", "the DNS API")
 RESOLVERS = Lane("dns", "the resolver", is_judged=False)
-AWAY = Trouble("ca_unreachable", "The CA did not answer.")
-REFUSAL = Trouble("ca_rejected_identifier", "The CA refused.", permanent=True)
+
+
+def away() -> Trouble:
+    """Return a new one, because an exception keeps the lane in which it was raised first."""
+    return Trouble("ca_unreachable", "The CA did not answer.")
+
+
+def refusal() -> Trouble:
+    return Trouble("ca_rejected_identifier", "The CA refused.", permanent=True)
 
 
 class Worker:
@@ -80,19 +87,19 @@ def test_a_party_that_answered_well_has_all_threads(worker):
 
 def test_a_party_in_trouble_has_two_threads(worker):
     worker.call(CA)
-    worker.call(CA, error=AWAY)
+    worker.call(CA, error=away())
     worker.hang(CA, threads=2)
     assert worker.is_refused(CA)
 
 
 def test_a_refusal_is_an_answer(worker):
-    worker.call(CA, error=AWAY)
-    worker.call(CA, error=REFUSAL)
+    worker.call(CA, error=away())
+    worker.call(CA, error=refusal())
     assert lanes.standing_of(CA.key) == Standing.WELL
 
 
 def test_the_first_success_ends_the_trouble(worker):
-    worker.call(CA, error=AWAY)
+    worker.call(CA, error=away())
     worker.call(CA)
     worker.hang(CA, threads=7)
     assert not worker.is_refused(CA)
@@ -155,7 +162,7 @@ def test_slow_calls_to_an_api_leave_the_resolver_to_their_owner(worker):
 
 
 def test_the_caller_judges_the_resolvers(worker):
-    worker.call(RESOLVERS, seconds=19, error=AWAY)
+    worker.call(RESOLVERS, seconds=19, error=away())
     assert lanes.standing_of(RESOLVERS.key) == Standing.UNKNOWN
     lanes.note(RESOLVERS.key, Standing.TROUBLE)
     worker.hang(RESOLVERS, threads=2)
@@ -260,7 +267,7 @@ def test_outside_of_a_worker_nothing_is_refused(worker, monkeypatch):
 
 
 def test_other_processes_learn_of_the_trouble_within_a_second(worker):
-    worker.call(CA, error=AWAY)
+    worker.call(CA, error=away())
     lanes.forget()  # as in another process
     assert lanes.standing_of(CA.key) == Standing.TROUBLE
 

@@ -254,11 +254,11 @@ def test_a_pickle_in_redis_is_not_run_and_counts_as_not_there(bare, tmp_path):
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("junk", [b'"abc"', b"[1]", b"\xff", b"[" * 100_000, b'{"a": 1}'])
-def test_foreign_values_in_redis_break_neither_health_nor_login_counts(bare, monkeypatch, junk):
+def test_foreign_values_in_redis_break_neither_health_nor_login_counts(bare, monkeypatch, rf, junk):
     cache, stranger = bare
     for module in (health, services):
         monkeypatch.setattr(module, "cache", cache)
-    attempts = services.Attempts("192.0.2.1", "alice@example.org")
+    attempts = services.Attempts(rf.post("/sign-in"), "alice@example.org")
     for key in (health.SWEPT, attempts.here, f"{attempts.here}:ends", attempts.anywhere):
         stranger.set(cache.make_key(key), junk)
     assert health.last_sweep() is None

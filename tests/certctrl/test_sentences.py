@@ -13,10 +13,18 @@ from django.utils import translation
 
 from accounts.models import User
 from certctrl.errors import ApiError
-from certctrl.sentences import Sentence, joined, part_of, restored, stored
+from certctrl.sentences import (
+    Sentence,
+    either,
+    first_of,
+    joined,
+    part_of,
+    restored,
+    said_by,
+    stored,
+)
 from certctrl.sentences import sentence as _
 from certctrl.turns import MOST_SAID, Trouble, Wait, printable
-from keystore.masterkeys.errors import MasterKeyProblem
 from notices.models import Notice
 from tests.prose import APPS, ROOT
 
@@ -63,8 +71,36 @@ def test_sentences_are_joined_to_one():
     both = joined("; ", [_(ZONE, name="a.org"), _(ZONE, name="b.org")])
     assert both.startswith("The zone of a.org could not be found; The zone of b.org")
     with translation.override(CHINESE):
-        assert str(both) == "找不到 a.org 所在的区域; 找不到 b.org 所在的区域"
+        assert str(both) == "找不到 a.org 所在的区域\N{FULLWIDTH SEMICOLON}找不到 b.org 所在的区域"
     assert type(joined(", ", ["a", "b"])) is str
+
+
+@pytest.mark.parametrize(
+    ("words", "english", "chinese"),
+    [
+        (["GET"], "GET", "GET"),
+        (["GET", "PUT"], "GET or PUT", "GET 或 PUT"),
+        (["GET", "PUT", "POST"], "GET, PUT or POST", "GET, PUT 或 POST"),
+    ],
+)
+def test_alternatives_are_listed_in_the_language_of_the_reader(words, english, chinese):
+    assert either(words) == english
+    with translation.override(CHINESE):
+        assert str(either(words)) == chinese
+
+
+def test_a_long_list_names_the_first_and_counts_the_others():
+    assert first_of(["a", "b"], 2) == "a, b"
+    assert first_of(["a", "b", "c"], 1) == "a and 2 more"
+    assert first_of(["a", "b"], 2, total=5) == "a, b and 3 more"
+    with translation.override(CHINESE):
+        assert str(first_of(["a", "b", "c"], 1)) == "a 等\N{FULLWIDTH COMMA}另有 2 个"
+
+
+def test_an_exception_says_its_sentence_or_else_its_text():
+    with translation.override(CHINESE):
+        assert str(said_by(ValueError(_(REFUSED, domain="a.org")))) == "CA 拒绝了 a.org 的订单。"
+    assert said_by(ValueError("plain")) == "plain"
 
 
 def test_a_column_restores_the_sentence_with_its_parts():
@@ -127,8 +163,8 @@ SINKS = {"Done", "Judgement", "Finding", "Denial", "Lane", "Condition", "raise_o
 VARIABLES = {"what", "subject", "body"}  # the names of sentences
 # Messages of commands and of the start stay English.
 ENGLISH = (
-    *("management", "masterkeys", "migrations"),
-    *("configfile.py", "datastores.py", "fileset.py"),
+    *("management", "migrations"),
+    *("configfile.py", "datastores.py", "fileset.py", "listening.py"),
 )
 
 
@@ -136,7 +172,7 @@ def exceptions() -> set[str]:
     found: set[type] = {ApiError, Trouble, Wait}
     for each in list(found):
         found |= subclasses(each)
-    return {each.__name__ for each in found - {MasterKeyProblem} - subclasses(MasterKeyProblem)}
+    return {each.__name__ for each in found}
 
 
 def subclasses(of: type) -> set[type]:
@@ -171,11 +207,37 @@ def untranslated(source: str) -> Iterator[int]:
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Call() if name_of(node) in sinks:
-                given = [*node.args, *(each.value for each in node.keywords)]
+                # `fix` is a DNS record.
+                keywords = [each.value for each in node.keywords if each.arg != "fix"]
+                given = [*node.args, *keywords]
                 yield from (each.lineno for each in given if is_prose(each))
+            # Such a text becomes that of a refusal. Programmers read texts without a full stop.
+            case ast.Call(args=[text]) if name_of(node) == "ValueError" and is_prose(text):
+                if ast.unparse(text)[-2:-1] == ".":
+                    yield text.lineno
             case ast.Assign(targets=[ast.Name(id=name)], value=value) if name in VARIABLES:
                 if is_prose(value):
                     yield value.lineno
+
+
+# Each of them makes a plain English text of a sentence.
+CUTS = {"removesuffix", "removeprefix", "strip", "rstrip", "lstrip", "partition", "split", "lower"}
+CUTS |= {"replace", "capitalize", "format"}
+
+
+def cut(source: str) -> Iterator[int]:
+    """Yield the lines that cut a sentence, or join words by an English one."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Attribute(attr=name), attr=attr)):
+                if name in VARIABLES and attr in CUTS:
+                    yield node.lineno
+            case ast.Call(func=ast.Attribute(value=ast.Call() as made, attr=attr)):
+                if name_of(made) == "_" and attr in CUTS:
+                    yield node.lineno
+            case ast.Call(func=ast.Attribute(value=ast.Constant(value=str(text)), attr="join")):
+                if text.strip() in ("or", "and"):
+                    yield node.lineno
 
 
 def modules() -> list[Path]:
@@ -197,6 +259,23 @@ def test_every_sentence_for_people_goes_through_gettext():
     assert found == []
 
 
+def test_no_sentence_is_cut_and_no_list_has_an_english_word():
+    found = [
+        f"{path.relative_to(settings.BASE_DIR)}:{line}"
+        for path in modules()
+        for line in cut(path.read_text())
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    ['note = trouble.what.removesuffix(".")', '_("It failed.").rstrip(".")', '" or ".join(known)'],
+)
+def test_a_cut_sentence_and_an_english_list_are_found(source):
+    assert list(cut(source)) == [1]
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -205,6 +284,7 @@ def test_every_sentence_for_people_goes_through_gettext():
         'Trouble("x", "It failed now " + f"at {at}.")',
         'what = "No server answers."',
         'Done("the CA signed it" if signed else "")',
+        'raise ValueError(f"{name} has a port. Leave it out.")',
     ],
 )
 def test_a_sentence_that_gettext_does_not_see_is_found(source):

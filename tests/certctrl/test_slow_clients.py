@@ -114,11 +114,12 @@ def drip(client, *parts):
             client.sendall(parts.pop(0) if len(parts) > 1 else parts[0])
             pause.wait(0.05)
             client.setblocking(False)
+            got = None
             with contextlib.suppress(BlockingIOError):
-                if got := client.recv(65536):
-                    return got
-                return b""
+                got = client.recv(65536)
             client.settimeout(LIMIT)
+            if got is not None:
+                return got
     return b""
 
 

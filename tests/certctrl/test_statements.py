@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from accounts.models import AuditEvent
 from authorities.models import AcmeAccount
 from certctrl import clock
-from certctrl.statements import Parameter, Select, Update, insert, select, update
+from certctrl.statements import Parameter, Select, Update, insert, insert_all, select, update
 from dnsproviders import records
 from dnsproviders.models import TxtRecord
 from keystore.models import Envelope
@@ -106,6 +106,16 @@ def test_a_row_that_exists_keeps_its_columns_when_it_is_inserted(credential):
     again = insert(TxtRecord(credential=credential, name="a", value="b"), records.KEPT)
     assert again.pk == kept.pk
     assert TxtRecord.objects.get().zone == "test"
+
+
+def test_rows_that_are_inserted_together_get_keys_in_their_order(credential):
+    kept = insert(TxtRecord(credential=credential, name="b", value="v", zone="test"))
+    rows = [TxtRecord(credential=credential, name=name, value="v") for name in "abc"]
+    insert_all(rows, records.KEPT)
+    names = dict(TxtRecord.objects.values_list("pk", "name"))
+    assert [names[each.pk] for each in rows] == ["a", "b", "c"]
+    assert rows[1].pk == kept.pk
+    insert_all([])
 
 
 def test_an_update_of_a_function_takes_other_values(row):

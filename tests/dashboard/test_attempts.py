@@ -6,7 +6,10 @@ import pytest
 
 from authorities.errors import Problem
 from certctrl import clock
+from certctrl.sentences import restored
 from certctrl.sentences import sentence as _
+from dnsclient.queries import address
+from dnsclient.resolver import Server
 from dnsproviders import propagation
 from dnsproviders.propagation import Look
 from issuance.models import Issuance
@@ -31,18 +34,22 @@ def look(world, account, credential, monkeypatch):
 
 
 def states(attempt: Issuance) -> dict[str, str]:
-    return {each["server"]: each["state"] for each in attempt.servers}
+    return {restored(each["server"]): each["state"] for each in attempt.servers}
 
 
 def test_each_server_of_the_last_look_is_shown(visitor, look):
-    silent = f"{NS3[:-1]}, answers REFUSED)"
-    attempt = look(Look(1, (NS2,), (silent,), showing=(NS1,)))
-    assert states(attempt) == {NS1: "shows", NS2: "missing", NS3: "silent"}
+    silent = Server("<b>ns3</b>", address("::1", 53)).saying("answers REFUSED")
+    homeless = _("%(host)s (no address)", host="ns4.example.com")
+    attempt = look(Look(1, (NS2,), (silent,), showing=(NS1,), skipped=(homeless,)))
+    assert states(attempt) == {NS1: "shows", NS2: "missing", NS3: "silent", homeless: "skipped"}
     page = visitor.get(f"/certificates/{attempt.certificate_id}/attempts/{attempt.pk}")
     shown = page.content.decode()
-    assert "1 of 3 name servers</b> show the record" in shown
+    assert "1 of 4 name servers</b> show the record" in shown
     assert "&lt;b&gt;ns3" in shown
     assert "<b>ns3" not in shown
+    assert "ns4.example.com (no address)" in shown
+    in_chinese = visitor.get(page.request["PATH_INFO"], HTTP_ACCEPT_LANGUAGE="zh").content.decode()
+    assert "ns4.example.com\N{FULLWIDTH LEFT PARENTHESIS}没有地址" in in_chinese
 
 
 def test_the_api_names_the_same_servers_while_it_waits(look, client_of, alice, world):
@@ -104,4 +111,6 @@ def test_the_words_of_the_ca_stay_as_they_were_said(visitor, world, account, cre
         visitor.cookies["language"] = language
         shown = visitor.get(path).content.decode()
         assert ours in shown
-        assert quoted in shown
+        assert shown.count(quoted) == 1
+        assert shown.count("it. (caa)") == 1, "the step says it once"
+        assert f'action="/certificates/{made.certificate_id}/preflight"' in shown

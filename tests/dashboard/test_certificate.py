@@ -166,7 +166,8 @@ def test_a_replaced_key_is_revoked_and_never_used_again(visitor, certificate, wo
 
 def test_labels_are_changed_and_lead_to_their_list(visitor, certificate):
     address = f"/certificates/{certificate.pk}"
-    visitor.post(f"{address}/labels", {"labels": "prod, <b>x,, "})
+    visitor.post(f"{address}/labels", {"labels": "prod, <b>x,, \N{FULLWIDTH COMMA}web"})
+    assert certificate.labels.filter(name="web").exists()
     text = visitor.get(address).content.decode()
     assert "?label=%3Cb%3Ex" in text
     assert "<b>x" not in text

@@ -61,6 +61,22 @@ def test_a_failure_says_what_the_device_said(visitor, device, deployment):
     assert MARKUP not in shown
 
 
+def test_the_list_begins_with_what_devices_do_not_serve(visitor, device, deployment):
+    report(deployment, "rolled_back", "nginx: no start line")
+    shown = text_of(visitor, "/devices")
+    assert "nginx: no start line" in shown
+    assert shown.index("Serve something else") < shown.index("All devices")
+    assert "nginx: no start line" not in text_of(visitor, "/devices?q=edge")
+    report(deployment, "served")
+    assert "Serve something else" not in text_of(visitor, "/devices")
+
+
+def test_the_page_has_what_fails_on_the_machine(visitor, device):
+    assert "The agent says" not in text_of(visitor, f"/devices/{device.pk}")
+    Device.objects.update(agent_error="no space left on device")
+    assert "no space left on device" in text_of(visitor, f"/devices/{device.pk}")
+
+
 def test_markup_in_a_name_is_shown_as_text(visitor, alice):
     device = factories.device(alice, name=MARKUP, platform=MARKUP, app_version=MARKUP)
     note = {"installs": [], "change_note": MARKUP, "after_update_script": MARKUP}
@@ -109,10 +125,13 @@ def test_older_devices_are_on_the_next_page(visitor, alice):
 
 
 def test_a_device_is_renamed_and_tagged(visitor, device):
-    form = {"name": "edge-2", "tags": "web, mail"}
+    form = {"name": "edge-2", "tags": "web, mail\N{FULLWIDTH COMMA}db"}
     assert visitor.post(f"/devices/{device.pk}/change", form).status_code == 302
     device.refresh_from_db()
-    assert (device.name, {str(tag) for tag in device.tags.all()}) == ("edge-2", {"web", "mail"})
+    assert (device.name, {str(tag) for tag in device.tags.all()}) == (
+        "edge-2",
+        {"web", "mail", "db"},
+    )
     wrong = visitor.post(f"/devices/{device.pk}/change", {"name": "x", "tags": "a/b"})
     assert wrong.status_code == 400
     device.refresh_from_db()

@@ -1,8 +1,11 @@
 """The pages of errors: a wrong address, a refused form, and a failure of the server."""
 
 import pytest
+from django.core.cache import cache
 from django.test import Client
 
+from certctrl import clock, disk
+from certctrl.health import SWEPT
 from dashboard.page import SECURITY_POLICY
 
 pytestmark = pytest.mark.django_db
@@ -16,6 +19,18 @@ def test_a_wrong_address_has_the_frame_of_the_pages(visitor):
     assert '<nav class="nav"' in shown
     assert "nothing at this address" in shown
     assert "<script>here" not in shown
+
+
+def test_each_page_says_why_nothing_moves(visitor):
+    assert "Nothing moves" not in visitor.get("/").content.decode()
+    cache.set(SWEPT, clock.now().timestamp() - 90, None)
+    for path in ("/", "/certificates", "/nothing"):
+        shown = visitor.get(path).content.decode()
+        assert "Nothing moves at the moment. No sweep ended for 90 seconds." in shown
+    cache.set(SWEPT, clock.now().timestamp(), None)
+    assert "Nothing moves" not in visitor.get("/").content.decode()
+    cache.set(disk.KEPT, disk.SERVER, None)
+    assert "The disk of this server is full." in visitor.get("/").content.decode()
 
 
 def test_a_stranger_sees_no_menu_of_the_pages():

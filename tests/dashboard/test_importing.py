@@ -46,6 +46,13 @@ def test_confirmed_rows_become_certificates_once(visitor, form):
     assert Certificate.objects.count() == 2
 
 
+def test_the_right_to_download_the_keys_is_for_all_rows(visitor, form):
+    page = visitor.post(ADDRESS, form | {"export": "on"})
+    assert '<input type="hidden" name="export" value="on">' in page.content.decode()
+    visitor.post(ADDRESS, form | {"export": "on", "confirmed": "1", "form_key": "k"})
+    assert set(Certificate.objects.values_list("server_decrypt_export", flat=True)) == {True}
+
+
 def test_a_file_is_read_with_or_without_its_mark(visitor, form):
     for mark in (b"", b"\xef\xbb\xbf"):
         file = SimpleUploadedFile("names.csv", mark + b"domain\nx.example.org\n")

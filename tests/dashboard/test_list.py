@@ -5,7 +5,11 @@ from datetime import timedelta
 import pytest
 
 from certctrl import clock
+from devices.models import Device
+from issuance import services
 from issuance.models import Certificate
+from issuance.rollout import Report, note_reports
+from tests import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -24,6 +28,22 @@ def many(account):
             expires_at=end,
             request_digest=str(number),
         )
+
+
+def test_the_list_says_how_many_there_are_and_who_serves_each(visitor, certificate, alice):
+    devices = [factories.device(alice, name=name) for name in ("a", "b", "c")]
+    for device in devices:
+        services.assign(certificate, device)
+    serial = certificate.current.serial
+    note_reports(devices[0], [Report(certificate.pk, serial, "served", "")])
+    revoked = {"status": Device.Status.REVOKED, "revoked_at": clock.now()}
+    Device.objects.filter(pk=devices[2].pk).update(**revoked)
+    page = visitor.get("/certificates")
+    assert "<b>1 certificate</b>, the soonest end first." in page.content.decode()
+    (row,) = page.context["rows"]
+    assert (row.served, row.assigned) == (1, 2)
+    assert "1 of 2" in page.content.decode()
+    assert "<b>" not in visitor.get("/certificates?q=www").content.decode().split("</h1>")[0]
 
 
 def walked(visitor, address: str) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 
 from certctrl import clock
-from issuance.models import Certificate, Deployment, LimitBucket
+from issuance.models import Certificate, Deployment, Issuance, LimitBucket, Reservation
 from tests import factories
 from tests.fakes import crowd
 from tests.issuance.beat.test_plans import statements
@@ -23,17 +23,17 @@ HOUR = timedelta(hours=1)
 MOST_ROWS = 2100
 QUERIES = {
     "": 25,
-    "certificates": 9,
-    "certificates?sort=new": 9,
-    "certificates?chip=you": 9,
-    "certificates?chip=again": 9,
+    "certificates": 11,
+    "certificates?sort=new": 11,
+    "certificates?chip=you": 10,
+    "certificates?chip=again": 10,
     "certificates?chip=open": 8,
     "certificates?chip=soon": 8,
     "certificates?chip=new": 8,
     "certificates?chip=off": 8,
     "certificates?chip=revoked": 8,
-    "certificates?q=n777": 12,
-    "certificates?q=example": 10,
+    "certificates?q=n777": 13,
+    "certificates?q=example": 11,
     "certificates?q=nothing": 8,
     "certificates/{pk}": 16,
 }
@@ -43,7 +43,7 @@ QUERIES = {
 def many(world, settings, account, credential) -> Certificate:
     """A tenth of the certificates waits for a person, and a tenth is tried again.
 
-    Each is on a device. The others wait for a rate limit.
+    Each is on a device. The others wait for a rate limit. As many attempts wait for their CA.
     """
     settings.ACME_CAS = {"custom": {"limits": {"account": [10, 60]}}}
     certificate = issued(world, account, credential, "www.example.com", "example.com")
@@ -54,6 +54,7 @@ def many(world, settings, account, credential) -> Certificate:
         crowd.certificates(certificate, FAILING, clock.now() + timedelta(days=2))
     deployed(certificate)
     held_back(certificate)
+    delayed(certificate)
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
     return certificate
@@ -75,6 +76,15 @@ def held_back(like: Certificate) -> None:
     """Let most certificates wait for the rate limit of the account."""
     bucket = LimitBucket.objects.get(kind="account")
     Certificate.objects.filter(failures=0).exclude(pk=like.pk).update(lacks=bucket)
+
+
+def delayed(like: Certificate) -> None:
+    """Let as many attempts keep their places in the queue while the CA has a trouble."""
+    ended = Issuance.objects.get(certificate=like)
+    copied = {field.attname: getattr(ended, field.attname) for field in Issuance._meta.fields}
+    made = Issuance.objects.bulk_create(Issuance(**copied | {"id": None}) for _ in range(MANY))
+    place = {"owner": like.owner, "asked_at": clock.now()}
+    Reservation.objects.bulk_create(Reservation(issuance=each, **place) for each in made)
 
 
 def rows_read(sql: str, params: Any) -> Iterator[tuple[int, str]]:

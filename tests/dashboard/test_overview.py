@@ -5,10 +5,12 @@ from datetime import timedelta
 import pytest
 from django.db import connection
 
-from authorities.errors import Refused
+from authorities.errors import Problem, Refused
 from certctrl import clock
+from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
 from devices.models import Device
+from dnsproviders.base import ProviderError
 from issuance import services
 from issuance.models import CertificateVersion, Deployment
 from issuance.rollout import Report, note_reports
@@ -110,6 +112,34 @@ def test_names_of_one_domain_with_one_error_are_one_cause(visitor, world, accoun
     causes = visitor.get("/").context["causes"]
     names = [[row.certificate.domain for row in case["rows"]] for case in causes]
     assert sorted(map(sorted, names)) == [["a.example.com", "b.example.com"], ["c.example.org"]]
+
+
+def test_a_cause_has_the_words_of_the_ca_and_what_to_do(visitor, world, account, credential):
+    problem = Problem("caa", "CAA <b>forbids</b> it.", permanent=True)
+    for name in ("a.example.com", "b.example.com"):
+        refused = _("The CA refused the order for %(domain)s.", domain=name)
+        world.ca.problems["new_order"] = [problem.refused(refused)]
+        issued(world, account, credential, name)
+    shown = text_of(visitor)
+    assert 'translate="no">CAA &lt;b&gt;forbids&lt;/b&gt; it. (caa)</p>' in shown
+    assert "Failed once, on" in shown
+    assert 'href="/certificates?chip=you&amp;q=example.com"' in shown
+    (case,) = visitor.get("/").context["causes"]
+    first = case["rows"][0].certificate
+    assert f'action="/certificates/{first.pk}/preflight"' in shown
+    assert f'action="/certificates/{first.pk}/renew"' in shown
+    assert len(visitor.get("/certificates?chip=you&q=example.com").context["rows"]) == 2
+
+
+def test_a_refused_credential_is_one_cause_that_leads_to_it(visitor, world, account, credential):
+    world.zone.blinds = ProviderError("dns_credential_refused", "Refused.", permanent=True)
+    for name in ("a.example.com", "a.example.net"):
+        issued(world, account, credential, name)
+    (case,) = visitor.get("/").context["causes"]
+    assert len(case["rows"]) == 2
+    shown = text_of(visitor)
+    assert "Replace the token" in shown
+    assert f'href="/certificates?chip=you&amp;credential={credential.pk}"' in shown
 
 
 def test_a_revoked_certificate_is_shown_as_revoked(visitor, certificate):

@@ -10,7 +10,7 @@ from accounts.models import ApiKey
 from authorities import privateca
 from authorities.models import AcmeAccount, PrivateCA
 from dashboard import setup
-from dnsproviders.models import DnsCredential
+from dnsproviders.models import DisabledProvider, DnsCredential
 from tests import factories
 from tests.dashboard.streamed import streamed
 
@@ -26,6 +26,11 @@ def test_a_credential_is_stored_once_and_its_secret_never_shown(visitor):
     assert "t" * 40 not in visitor.get("/dns-credentials").content.decode() + again.content.decode()
 
 
+def test_the_choices_of_a_field_are_words_in_the_language_of_the_reader(visitor):
+    page = visitor.get("/dns-credentials", HTTP_ACCEPT_LANGUAGE="zh").content.decode()
+    assert '<option value="authoritative" selected>权威服务器</option>' in page
+
+
 def test_a_form_that_was_refused_may_be_sent_again(visitor):
     wrong = visitor.post("/dns-credentials", CLOUDFLARE | {"ttl": "x", "api_token": "secret-token"})
     assert wrong.status_code == 400
@@ -35,7 +40,7 @@ def test_a_form_that_was_refused_may_be_sent_again(visitor):
 
 
 def test_the_test_of_a_credential_shows_what_the_provider_says(visitor, credential, monkeypatch):
-    monkeypatch.setattr("dnsproviders.registry.open_credential", lambda row: Checked())
+    monkeypatch.setattr("dnsproviders.registry.provider_with", lambda row: Checked())
     visitor.post(f"/dns-credentials/{credential.pk}/check")
     credential.refresh_from_db()
     assert credential.checked_at
@@ -203,3 +208,14 @@ def test_the_form_of_a_provider_comes_back_after_a_new_sign_in(alice):
     assert 'name="provider" value="rfc2136"' in shown
     assert 'value="192.0.2.53"' in shown
     assert "c2VjcmV0" not in shown
+
+
+def test_the_pages_say_that_a_provider_is_disabled(visitor, credential, world):
+    DisabledProvider.objects.create(
+        provider="httpreq", disabled_at=world.time, why="its API has an outage"
+    )
+    page = visitor.get("/dns-credentials?provider=httpreq").content.decode()
+    assert page.count("its API has an outage") == 2  # at the credential, and in place of the form
+    assert "Store it" not in page
+    assert "Store it" in visitor.get("/dns-credentials?provider=cloudflare").content.decode()
+    assert "its provider is disabled" in visitor.get("/issue").content.decode()

@@ -31,6 +31,15 @@ def test_a_wrong_password_is_refused_and_the_address_stays(alice):
     assert 'role="alert"' in answer.content.decode()
 
 
+@pytest.mark.parametrize(
+    ("email", "said"), [("", "email is empty."), ("x", "email is not an e-mail address.")]
+)
+def test_an_address_that_is_none_is_refused_by_the_name_of_its_field(email, said):
+    answer = Client().post("/reset", {"email": email})
+    assert answer.status_code == 400
+    assert said in answer.content.decode()
+
+
 @pytest.mark.parametrize("back", ["https://evil.example/", "//evil.example", "javascript:alert(1)"])
 def test_the_way_back_stays_on_this_host(alice, back):
     form = {"email": alice.email, "password": factories.PASSWORD, "next": back}

@@ -87,7 +87,9 @@ def test_a_browser_that_missed_a_move_gets_it_at_once(reads):
     assert asyncio.run(collected(stream(mark=BEGUN.mark))) == [PART, PART + OVER]
 
 
-@pytest.mark.parametrize("mark", ["", "x" * 99, ENDED.mark])
+@pytest.mark.parametrize(
+    "mark", ["", "x" * 9999, ENDED.mark, "-1", "<script>", "1 OR 1=1", "\N{SNOWMAN}", "\r\nid: 9"]
+)
 def test_any_last_event_id_still_ends_with_the_attempt(reads, mark):
     reads(ENDED)
     assert asyncio.run(collected(stream(mark=mark))) == [PART + OVER]
@@ -186,8 +188,10 @@ def reached(attempt: Issuance, state: str) -> None:
 @pytest.mark.django_db
 def test_the_stream_of_another_owner_is_404(visitor, bobs_visitor, attempt):
     address = f"/certificates/{attempt.certificate_id}/attempts/{attempt.pk}/stream"
-    answer = visitor.get(address, headers={"Last-Event-ID": "x" * 99})
-    assert answer.headers["Content-Type"] == "text/event-stream"
+    for forged in ("x" * 9999, "<script>", "\N{SNOWMAN}", "-1"):
+        answer = visitor.get(address, headers={"Last-Event-ID": forged})
+        assert answer.headers["Content-Type"] == "text/event-stream"
+        assert forged not in str(answer.headers)
     assert bobs_visitor.get(address).status_code == 404
 
 

@@ -93,6 +93,7 @@ def test_a_new_address_is_confirmed_with_its_code(visitor, alice, settings):
     settings.MAIL_IS_SET_UP = True
     form = {"email_on": "on", "email": "ops@example.net", "digest_over": "5", "kinds": ["test"]}
     visitor.post("/notices/settings", form)
+    assert "an address to confirm" in text_of(visitor, "/notices")
     assert "A code was mailed to ops@example.net" in text_of(visitor, "/notices/settings")
     code = addresses.code_of(settings_of(alice.pk))
     assert visitor.post("/notices/settings/confirm", {"code": "00000000"}).status_code == 400

@@ -12,7 +12,7 @@ import pytest
 from django.conf import settings
 from django.utils import translation
 
-from tests.prose import APPS
+from tests.prose import APPS, ROOT
 
 pytestmark = pytest.mark.skipif(not shutil.which("msgfmt"), reason="gettext is not installed")
 CATALOG = Path("locale/zh_Hans/LC_MESSAGES/django.po")
@@ -76,6 +76,19 @@ HALF_WIDTH = re.compile(r"[\u4e00-\u9fff] ?[,;:!?](?!\w)|[,;!?] ?[\u4e00-\u9fff]
 def test_chinese_sentences_have_full_width_punctuation(app):
     said = read((app / CATALOG).with_suffix(".mo")).values()
     assert [each for each in said if isinstance(each, str) and HALF_WIDTH.search(each)] == []
+
+
+TOKENS = re.compile(r"(\{%.*?%\}|\{\{.*?\}\}|<[^>{]*(?:\{[{%].*?[%}]\}[^>{]*)*>)", re.DOTALL)
+TRANSLATED = re.compile(r"\{% blocktr.*?\{% endblocktr\w+ %\}", re.DOTALL)
+PAGES = ROOT / "dashboard/templates"
+OF_ADDRESSES = {"device.html": [":", ", "]}  # a port, and the names of CAs
+
+
+@pytest.mark.parametrize("page", sorted(PAGES.rglob("*.html")), ids=lambda page: page.name)
+def test_punctuation_between_translated_words_is_translated(page):
+    texts = TRANSLATED.sub("{{ text }}", page.read_text())
+    found = [each for each in TOKENS.split(texts) if re.fullmatch(r"[,.;:] ?", each)]
+    assert found == OF_ADDRESSES.get(page.name, [])
 
 
 def test_a_text_is_shown_and_not_that_of_another_catalog(app):

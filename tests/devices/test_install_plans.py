@@ -237,6 +237,10 @@ def test_members_that_are_not_set_are_kept_as_they_were_sent(api, path, own, uns
         (item(to=["/etc/www.pem", "/etc/../root/www.key"]), "installs[0].to[1]"),
         (item(to=["C:\\ssl\\..\\www.pem", "C:\\www.key"]), "installs[0].to[0]"),
         (item(to=["~/www.pem", ""]), "installs[0].to[0]"),
+        (item(to=["/", ""]), "installs[0].to[0]"),
+        (item(to=["/etc/www.pem", "/etc/ssl/"]), "installs[0].to[1]"),
+        (item(to=["/etc/ssl/.", ""]), "installs[0].to[0]"),
+        (item(to=["C:\\ssl\\", ""]), "installs[0].to[0]"),
         (item(to=["/etc/www\n.pem", ""]), "installs[0].to[0]"),
         (item(to=["/" + "x" * 4096, ""]), "installs[0].to[0]"),
         (item(to=["/etc/www.pem"]), "installs[0]"),
@@ -310,6 +314,10 @@ def test_a_bad_item_is_refused_and_changes_nothing(api, path, item, field):
 def test_a_bad_plan_is_refused_and_changes_nothing(api, path, body):
     refused(api.put(path, body), 400)
     assert not InstallPlan.objects.exists()
+
+
+def test_a_plan_that_is_a_list_is_told_to_be_an_object(api, path):
+    assert "not a JSON object" in refused(api.put(path, [COPY]), 400)
 
 
 def test_a_plan_with_a_cycle_names_the_items(api, path):

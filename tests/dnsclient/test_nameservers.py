@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from dns import rdatatype
 
 from certctrl import clock
 from certctrl.turns import Trouble
-from dnsclient import queries, resolver
+from dnsclient import cnames, queries, resolver
 from dnsproviders import propagation
 from dnsproviders.propagation import servers_of
 from lab.nameserver import NameServer
@@ -216,8 +217,29 @@ def test_servers_are_kept_for_a_minute_and_the_zone_of_a_name_for_five(
 def test_a_fresh_lookup_bypasses_the_cache(world: NameServer) -> None:
     servers_of(CHALLENGE)
     world.seen.clear()
-    resolver.servers_of_all(iter([CHALLENGE]), 5, fresh=True)
+    resolver.servers_of_all(iter([CHALLENGE]), 5, since=clock.monotonic())
     assert {kind for _, _, kind in world.seen} == {"SOA"}
+
+
+def test_the_zone_is_learned_from_an_answer_without_records(world: NameServer) -> None:
+    resolver.resolve([("www.example.com", rdatatype.CAA)], 5)
+    cnames.follow(["www.example.com"], 5)
+    world.seen.clear()
+    assert found("_acme-challenge.www.example.com") == ("example.com", [NS1, NS2, NS6])
+    assert not [kind for _, _, kind in world.seen if kind == "SOA"]
+
+
+def test_a_zone_that_was_learned_before_is_looked_up_again(world: NameServer) -> None:
+    cnames.follow(["www.example.com"], 5)
+    world.seen.clear()
+    since = clock.monotonic()
+    resolver.servers_of_all(["_acme-challenge.www.example.com"], 5, since=since)
+    assert [kind for _, _, kind in world.seen] == ["SOA"]
+
+
+def test_a_delegated_label_is_not_learned_from_the_zone_above(world: NameServer) -> None:
+    cnames.follow(["delegated.example.com"], 5)
+    assert found("_acme-challenge.delegated.example.com")[1] == [NS3]
 
 
 def test_other_resolvers_are_another_truth(world: NameServer, settings: Any) -> None:

@@ -211,7 +211,7 @@ def test_a_link_local_resolver_is_asked_at_its_interface(settings: Any) -> None:
 
 def test_a_resolver_that_is_not_an_address_is_reported(world: NameServer, settings: Any) -> None:
     settings.DNS_RESOLVERS = ["dns.example.com"]
-    with pytest.raises(Trouble, match="Set DNS_RESOLVERS"):
+    with pytest.raises(Trouble, match="set DNS_RESOLVERS"):
         final_name("example.com")
 
 

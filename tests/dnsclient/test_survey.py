@@ -133,7 +133,7 @@ def test_a_servfail_of_one_resolver_counts_if_the_other_is_silent(
 def test_without_resolvers_nothing_is_known(world: NameServer, settings: Any) -> None:
     settings.DNS_RESOLVERS = ["dns.example.com"]
     assert behind("example.com") == Doubt(Fault.UNKNOWN)
-    assert "Set DNS_RESOLVERS" in survey.survey(["example.com"], 5).silence
+    assert "set DNS_RESOLVERS" in survey.survey(["example.com"], 5).silence
 
 
 def test_a_question_goes_out_with_checking_disabled_over_tcp_too(world: NameServer) -> None:

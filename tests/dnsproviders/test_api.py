@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import responses
 from django.conf import settings
 
 from dnsproviders.api import CredentialCheckThrottle
-from dnsproviders.models import DnsCredential
+from dnsproviders.models import DisabledProvider, DnsCredential
 from keystore import envelope
 from tests.issuance.api.calling import Caller, refused, rows
 from tests.servers import free_port
@@ -349,6 +350,14 @@ def test_anybody_reads_the_catalogue_with_the_fields_of_each_provider(
     assert secret == {"api_token", "access_key_secret", "secret", "password"}
 
 
+def test_the_catalogue_is_in_the_language_of_the_request(client_of: Any, db: None) -> None:
+    response = client_of().get("/apiv1/dns/providers/catalog", HTTP_ACCEPT_LANGUAGE="zh")
+    aliyun = next(each for each in response.data_member if each["id"] == "aliyun")
+    assert aliyun["name"] == "阿里云"
+    helps = [each["help"] for each in aliyun["fields"] if each["help"]]
+    assert all(any("\u4e00" <= char <= "\u9fff" for char in each) for each in helps)
+
+
 # --- API keys ---
 
 
@@ -362,3 +371,40 @@ def test_a_key_reads_or_writes_as_it_was_granted(key_client: Any, alice: Any, ap
     writer = Caller(key_client(alice, f"dns_providers:{pk}[write]"))
     assert writer.put(f"dns-providers/{pk}", {"ttl": 300}).status_code == 200
     refused(writer.post("dns-providers", ALIYUN), 403)
+
+
+# --- a provider that the operator has disabled ---
+
+
+@pytest.fixture
+def disabled(alice) -> DisabledProvider:
+    row = {"disabled_at": datetime(2026, 1, 1, tzinfo=UTC), "why": "its API has an outage"}
+    return DisabledProvider.objects.create(provider="cloudflare", by=alice, **row)
+
+
+def test_the_catalog_says_which_provider_is_disabled_and_why(api: Caller, disabled) -> None:
+    catalog = api.client.get("/apiv1/dns/providers/catalog").data_member
+    found = {each["id"]: (each["disabled_at"], each["note"]) for each in catalog}
+    why = (
+        "The DNS provider Cloudflare is disabled on this server. The reason: its API has an outage."
+    )
+    assert found.pop("cloudflare") == (1767225600, why)
+    assert set(found.values()) == {(None, "")}
+
+
+def test_no_credential_is_made_for_a_disabled_provider(api: Caller, disabled) -> None:
+    what = refused(api.post("dns-providers", CLOUDFLARE), 409, "provider")
+    assert "its API has an outage" in what
+    assert not DnsCredential.objects.exists()
+    assert api.post("dns-providers", HTTPREQ).status_code == 201
+
+
+def test_a_credential_of_a_disabled_provider_says_so_and_is_not_checked(api: Caller, alice) -> None:
+    made = api.post("dns-providers", CLOUDFLARE).data_member
+    assert made["note"] == ""
+    DisabledProvider.objects.create(
+        provider="cloudflare", disabled_at=datetime(2026, 1, 1, tzinfo=UTC), why="an outage"
+    )
+    assert "an outage" in api.get(f"dns-providers/{made['id']}").data_member["note"]
+    refused(api.post(f"dns-providers/{made['id']}/check", {}), 409)
+    assert api.put(f"dns-providers/{made['id']}", {"name": "renamed"}).status_code == 200

@@ -299,6 +299,9 @@ def test_a_credential_with_a_record_that_may_be_in_its_zone_stays(owner: User) -
     TxtRecord.objects.create(credential=credential, name="never", value="written")
     with pytest.raises(errors.Conflict, match=r"_acme-challenge\.example\.com may still be"):
         credentials.retire_credential(credential)
+    TxtRecord.objects.filter(pk=record.pk).update(left_behind="The API refuses the token.")
+    with pytest.raises(errors.Conflict, match=r"could not be removed.*The API refuses the token\."):
+        credentials.retire_credential(credential)
     TxtRecord.objects.filter(pk=record.pk).update(cleaned_at=clock.now())
     credentials.retire_credential(credential)
     assert credential.retired_at

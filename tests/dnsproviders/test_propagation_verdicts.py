@@ -4,6 +4,8 @@ from datetime import timedelta
 
 import pytest
 
+from dnsclient.queries import address
+from dnsclient.resolver import Server
 from dnsproviders.propagation import Asked, Look, verdict
 from tests.fakes.internet import record
 
@@ -98,7 +100,9 @@ def test_a_server_that_the_preflight_found_deaf_is_not_waited_for() -> None:
         return verdict(record(), Look(2, (), silent), timedelta(0), deaf).visible
 
     assert visible((C,), C)
-    assert visible(("ns3.example.net (192.0.2.3, answers REFUSED)",), C)
+    refuses = Server("ns3.example.net", address("192.0.2.3", 53)).saying("answers REFUSED")
+    assert refuses == "ns3.example.net (192.0.2.3, answers REFUSED)"
+    assert visible((refuses,), C)
     assert not visible((C,), "ns3.example.net (192.0.2.30)")
     assert not visible((B, C), C)
     assert not verdict(record(), Look(0, (), (B, C)), timedelta(0), (B, C)).visible

@@ -16,7 +16,7 @@ from dnsproviders.base import ProviderError
 from dnsproviders.models import ApiBucket, DnsCredential, TxtRecord
 from dnsproviders.providers.cloudflare import Cloudflare
 from dnsproviders.ratelimit import VISIT, ApiLimit, Pace
-from dnsproviders.registry import open_credential
+from dnsproviders.registry import open_credential, provider_with
 from issuance.models import Issuance
 from tests.dnsproviders.smallcloudflare import API, TOKEN, FakeCloudflare
 from tests.issuance.api.calling import Caller, refused
@@ -30,7 +30,7 @@ FEW = {"cloudflare": [20, 7200]}  # ten at once, then one in twelve minutes
 @pytest.fixture
 def cloudflare(world, monkeypatch):
     """The real provider instead of the world's fake zone. Its name servers show every record."""
-    monkeypatch.setattr(registry, "open_credential", open_credential)
+    monkeypatch.setattr(registry, "provider_with", provider_with)
     monkeypatch.setattr(world.zone, "shows", lambda name, value: True)
     with responses.mock:
         yield FakeCloudflare()

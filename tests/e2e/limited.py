@@ -20,13 +20,11 @@ ZONE = "co.uk"
 WORKERS = 2
 THREADS = 4  # the cheapest on two cores
 LEFT_ALONE = {"LEASE": "180", "TURN": "80", "RESEND": "120"}  # where no worker is killed
-# How the sentence of an order that waits names what it waits for (issuance.ratelimits.messages): a
-# domain that many
-# names share, a set that many accounts ask for.
+# How the stored sentence of an order that waits says for what (issuance.ratelimits.messages).
 SAYS = {
-    "account": "of the account",
-    "domain": "registered domain shared",
-    "set": "set of names (www.same",
+    "account": "of the account %(",
+    "domain": "registered domain %(",
+    "set": "set of names (%(",
 }
 
 FAULTS = [
@@ -121,20 +119,22 @@ def pace(accepted: Sequence[Mapping[str, Any]], limits: Limits) -> float:
     """Return the rate of the orders as a part of the rate that the limits allow. 1 is the maximum.
 
     After its burst a bucket gives one token per interval. So its orders take at least as long as
-    their tokens beyond the burst, from its own first order to its last. The slowest bucket counts.
-    Of several that are as slow, the one that took longest counts.
+    their tokens beyond the burst, from the first token that it lost to the last. A name loses its
+    token when the CA issues. The slowest bucket counts. Of several that are as slow, the one that
+    took longest counts.
     """
     times: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for order in accepted:
         for bucket in order["charged"]:
-            times[tuple(bucket)].append(order["at"])
+            is_account = bucket[0] == "account"
+            times[tuple(bucket)].append(order["at" if is_account else "issued_at"])
     least = {
         bucket: (len(at) - limits[bucket[0]][0]) * limits[bucket[0]][1]
         for bucket, at in times.items()
     }
     slowest = max(least.values())
     took, bucket = max(
-        (times[bucket][-1] - times[bucket][0], bucket)
+        (max(times[bucket]) - min(times[bucket]), bucket)
         for bucket, seconds in least.items()
         if seconds == slowest
     )

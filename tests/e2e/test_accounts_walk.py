@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.test_pages_walk import pytestmark, watched  # noqa: F401
 from tests.patience import until
+from tests.signin.conftest import CODE
 from tests.standalone.starting import Up
 
 EMAIL, PASSWORD, NEW_PASSWORD = "carol@example.org", "Correct-horse-1", "Another-horse-2"
@@ -35,7 +36,7 @@ class Mails:
             self.read.add(path)
             mail = message_from_bytes(path.read_bytes(), policy=policy.default)
             assert mail["To"] == EMAIL
-            if found := re.search(r"(?m)^ {4}([0-9]{8})\r?$", mail.get_content()):
+            if found := re.search(CODE, mail.get_content()):
                 self.last_code = found[1]
                 return True
         return False

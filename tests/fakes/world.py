@@ -41,7 +41,7 @@ class World:
         monkeypatch.setattr(clock, "monotonic", lambda: self.passed)
         monkeypatch.setattr(clients, "client_for", self.client_for)
         monkeypatch.setattr(
-            registry, "open_credential", lambda credential: FakeProvider(self.zone, credential)
+            registry, "provider_with", lambda credential: FakeProvider(self.zone, credential)
         )
         monkeypatch.setattr(propagation, "look", self.zone.look)
         monkeypatch.setattr(cnames, "follow", self.zone.follow)

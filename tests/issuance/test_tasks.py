@@ -10,6 +10,7 @@ from certctrl.celery import app
 from dnsproviders.base import ProviderError
 from dnsproviders.models import TxtRecord
 from issuance import tasks, workflow
+from issuance.challenges.base import LEFT_TO_WORKER
 from tests.fakes.zone import FakeProvider
 
 pytestmark = pytest.mark.django_db
@@ -38,7 +39,7 @@ def run_order(issuance_id, priority):
 @pytest.mark.parametrize("priority", [dispatch.FIRST, dispatch.LATER])
 def test_the_next_step_is_sent_with_the_same_priority(sent, monkeypatch, priority):
     present = workflow.STEP_AT["ordered"]
-    monkeypatch.setattr(workflow, "walk", lambda step, issuance_id: present)
+    monkeypatch.setattr(workflow, "walk", lambda *_: present)
     run_order(7, priority)
     assert sent == [(7, priority, AFTER_PRESENT)]
 
@@ -49,7 +50,7 @@ def test_the_steps_of_an_attempt_are_sent_as_one_chain(sent):
 
 
 def test_nothing_more_is_sent_when_the_walk_has_ended(sent, monkeypatch):
-    monkeypatch.setattr(workflow, "walk", lambda step, issuance_id: None)
+    monkeypatch.setattr(workflow, "walk", lambda *_: None)
     run_order(7, dispatch.FIRST)
     assert sent == []
 
@@ -97,5 +98,18 @@ def test_a_worker_that_stops_leaves_the_record_to_the_sweep(
     tasks.serve(workflow.STEPS[0], attempt.pk)
     assert len(world.zone.txt()) == 1
     world.advance(60)
+    world.sweep()
+    assert world.zone.txt() == []
+
+
+def test_the_sweep_leaves_the_record_to_the_worker_for_a_second(
+    world, account, credential, monkeypatch
+):
+    _, attempt = world.create(account, credential, "www.example.com")
+    monkeypatch.setattr(tasks, "stopping", Mock(is_set=lambda: True))
+    tasks.serve(workflow.STEPS[0], attempt.pk)
+    world.sweep()
+    assert len(world.zone.txt()) == 1
+    world.advance(LEFT_TO_WORKER.total_seconds())
     world.sweep()
     assert world.zone.txt() == []

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.utils import translation
 
 from keystore import envelope, masterkeys
 from keystore.envelope import CannotOpen
@@ -114,6 +115,14 @@ def test_a_private_address_must_be_allowed(key, settings):
     settings.ALLOW_PRIVATE = []
     with pytest.raises(MasterKeyProblem, match="ALLOW_PRIVATE"):
         key.wrap(b"k" * 32, CONTEXT)
+
+
+def test_a_problem_with_a_master_key_is_told_in_the_language_of_the_reader(key, settings):
+    settings.VAULT_ADDR = "http://127.0.0.1:1"
+    with pytest.raises(MasterKeyAway) as problem:
+        key.wrap(b"k" * 32, CONTEXT)
+    with translation.override("zh-hans"):
+        assert str(problem.value.what).startswith("无法连接 Vault。无法连接 127.0.0.1")
 
 
 def test_the_file_of_the_token_is_read_for_each_call(key, vault, tmp_path, monkeypatch):

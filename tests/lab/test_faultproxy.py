@@ -128,6 +128,8 @@ def test_names_are_charged_once_when_the_order_is_issued(proxy_of, ca):
     refused(proxy.answer(new_order("a.one.test")), 429, "rateLimited")
     accepted(proxy.answer(new_order("b.one.test")))
     assert of(proxy)["tally"]["overdrawn"] == {}
+    issued = [each["issued_at"] > 0 for each in of(proxy, "/orders")["orders"]]
+    assert issued == [True, False, False, False]
 
 
 def test_more_issued_orders_than_tokens_are_tallied(proxy_of, ca):

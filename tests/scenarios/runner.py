@@ -91,7 +91,7 @@ class Scenario(World):
         monkeypatch.setattr(clock, "monotonic", self.scheduler.monotonic)
         monkeypatch.setattr(timezone, "now", self.scheduler.now)
         monkeypatch.setattr(
-            registry, "open_credential", lambda credential: TimedProvider(self.zone, credential)
+            registry, "provider_with", lambda credential: TimedProvider(self.zone, credential)
         )
         monkeypatch.setattr("dnsproviders.propagation.look", self.zone.look)
         monkeypatch.setattr("dnsclient.cnames.follow", self.zone.follow)

@@ -17,6 +17,7 @@ from signin.models import MailedCode, SecondFactor
 from tests.fakes.mailbox import Mailbox
 
 NEW_PASSWORD = "Another-horse-2"
+CODE = r"(?m)^ {4}((?:[a-z2-7]{4}-){3}[a-z2-7]{4})\r?$"
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def code_now(user: User) -> str:
 def recovery_codes(at: Any, alice: User, rf: Any) -> list[str]:
     """Alice has a second factor. Return her recovery codes."""
     secondfactor.start(alice)
-    codes = secondfactor.confirm(alice, code_now(alice))
+    codes = secondfactor.confirm(alice, code_now(alice), rf.post("/"))
     at.shift(60)
     return codes
 
@@ -57,7 +58,7 @@ def send_due(mailbox: Mailbox) -> list[str]:
 def codes_of(mailbox: Mailbox) -> list[str]:
     """Send what is due. Return the codes in the new mails."""
     texts = send_due(mailbox)
-    return [code for text in texts for code in re.findall(r"(?m)^ {4}([0-9]{8})\r?$", text)]
+    return [code for text in texts for code in re.findall(CODE, text)]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from django.contrib.sessions.backends.db import SessionStore
 from django.core.management import call_command
 
 from notices.models import NoticeSettings
@@ -20,6 +21,7 @@ def request_of(rf, alice, is_open):
     def make(language="en"):
         request = rf.post("/settings", REMOTE_ADDR="192.0.2.1", HTTP_ACCEPT_LANGUAGE=language)
         request.user = alice
+        request.session = SessionStore()
         return request
 
     return make

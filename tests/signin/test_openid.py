@@ -296,7 +296,7 @@ def test_the_second_factor_is_asked_after_the_provider(provider, rf, at):
     enter(Client(), provider)
     user = User.objects.get()
     secondfactor.start(user)
-    secondfactor.confirm(user, code_now(user))
+    secondfactor.confirm(user, code_now(user), rf.post("/"))
     at.shift(60)
     client = Client()
     asked = enter(client, provider, "?next=/certificates")
@@ -335,12 +335,12 @@ def test_the_provider_asks_again_before_an_export(provider, monkeypatch):
     assert client.post("/api-keys", KEY).status_code == 200
 
 
-def test_the_code_is_asked_again_after_the_provider(provider, monkeypatch):
+def test_the_code_is_asked_again_after_the_provider(provider, rf, monkeypatch):
     client = Client()
     enter(client, provider)
     user = User.objects.get()
     secondfactor.start(user)
-    codes = secondfactor.confirm(user, code_now(user))
+    codes = secondfactor.confirm(user, code_now(user), rf.post("/"))
     session = client.session
     session["auth_time"] -= 86400
     session.save()

@@ -4,10 +4,12 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth import hashers
+from django.utils import translation
 
 from accounts import services
 from accounts.models import AuditEvent, User
-from signin import mailedcodes
+from certctrl import errors
+from signin import mailedcodes, registration
 from signin.models import MailedCode
 from tests.factories import PASSWORD
 from tests.signin.conftest import NEW_PASSWORD, codes_of
@@ -170,12 +172,21 @@ def test_a_wrong_code_reads_the_same_for_an_unknown_address(ask, is_open, mailed
     assert known.error == unknown.error
 
 
-def test_a_code_has_few_tries(ask, is_open, mailed_code):
+def test_a_code_counts_in_any_spelling(ask, is_open, mailed_code):
+    register(ask)
+    code = mailed_code().upper().replace("-", " ")
+    assert ask("activate-user", email=BODY["email"], verify_code=f" {code} ").status_code == 200
+
+
+def test_wrong_codes_of_a_stranger_use_up_nothing(ask, is_open, mailed_code, monkeypatch):
+    monkeypatch.setattr(services, "MAX_FAILURES_ANYWHERE", 3)
     register(ask)
     code = mailed_code()
-    for _ in range(mailedcodes.TRIES):
-        ask("activate-user", email=BODY["email"], verify_code="00000000")
-    assert ask("activate-user", email=BODY["email"], verify_code=code).status_code == 400
+    for number in range(10):
+        body = {"email": BODY["email"], "verify_code": "aaaa-aaaa-aaaa-aaaa"}
+        assert ask("activate-user", ip=f"192.0.2.{number}", **body).status_code == 400
+        assert ask("activate-user", **body).status_code == 400
+    assert ask("activate-user", email=BODY["email"], verify_code=code).status_code == 200
 
 
 def test_a_code_ends_after_an_hour_and_after_its_use(ask, is_open, mailed_code, at):
@@ -299,11 +310,25 @@ def test_only_invited_addresses_get_a_code(ask, is_open, settings, sent, alice, 
 # --- The password ---
 
 
+def test_a_weak_password_is_refused_in_the_language_of_the_reader():
+    with pytest.raises(errors.Invalid) as refused:
+        registration.refuse_weak("short")
+    assert refused.value.what == (
+        "A password has at least 12 characters. "
+        "A password has upper-case and lower-case letters, digits and another character."
+    )
+    with translation.override("zh-hans"):
+        refusal = str(refused.value.what)
+    assert refusal == "密码至少须有 12 个字符。密码须包含大写字母、小写字母、数字和其他字符。"
+
+
 def test_a_code_by_mail_sets_a_new_password(ask, is_open, alice, mailed_code, visitor, client_of):
     sent = ask("request-reset-password", email=alice.email.upper())
     assert sent.data_member == {"email": alice.email.upper(), "status": "reset_code_sent"}
     body = {"email": alice.email, "verify_code": mailed_code()}
-    assert ask("reset-password", **body, new_password="weak").status_code == 400
+    refused = ask("reset-password", **body, new_password="weak")
+    assert refused.status_code == 400
+    assert refused.error["what"].startswith("A password has at least 12 characters. ")
     done = ask("reset-password", **body, new_password=NEW_PASSWORD)
     assert done.data_member == {"email": alice.email, "status": "password_reset_success"}
     assert visitor.get("/auth/profile").status_code == 401
@@ -312,13 +337,53 @@ def test_a_code_by_mail_sets_a_new_password(ask, is_open, alice, mailed_code, vi
     assert client_of().post("/auth/general", login).status_code == 200
 
 
-def test_guessed_codes_stop_before_a_password_is_hashed(ask, is_open, alice, hashed):
-    body = {"email": alice.email, "verify_code": "00000000", "new_password": NEW_PASSWORD}
-    for _ in range(services.MAX_FAILURES):
-        assert ask("reset-password", **body).status_code == 400
-    del hashed[:]
-    assert ask("reset-password", **body).status_code == 429
+def test_a_wrong_code_hashes_no_password(ask, is_open, alice, hashed):
+    ask("request-reset-password", email=alice.email)
+    body = {"verify_code": "aaaa-aaaa-aaaa-aaaa", "new_password": NEW_PASSWORD}
+    for email in (alice.email, "nobody@example.org"):
+        assert ask("reset-password", email=email, **body).status_code == 400
     assert hashed == []
+
+
+def test_a_code_resets_once(ask, is_open, alice, mailed_code):
+    ask("request-reset-password", email=alice.email)
+    body = {"email": alice.email, "verify_code": mailed_code(), "new_password": NEW_PASSWORD}
+    assert ask("reset-password", **body).status_code == 200
+    assert ask("reset-password", **body).status_code == 400
+
+
+def test_a_code_that_another_request_spends_meanwhile_is_refused(ask, is_open, alice, mailed_code):
+    ask("request-reset-password", email=alice.email)
+    row = mailedcodes.find("reset", alice.email, mailed_code())
+    mailedcodes.spend(row)
+    with pytest.raises(errors.Invalid):
+        mailedcodes.spend(row)
+
+
+def test_no_stranger_stops_the_reset_of_an_owner(ask, is_open, alice, mailed_code, monkeypatch):
+    monkeypatch.setattr(services, "MAX_FAILURES_ANYWHERE", 3)
+    wrong = {"email": alice.email, "verify_code": "aaaa-aaaa-aaaa-aaaa"}
+    ask("request-reset-password", email=alice.email)
+    code = mailed_code()
+    for number in range(services.MAX_FAILURES_ANYWHERE + 1):
+        ip = f"192.0.2.{number}"
+        ask("reset-password", ip=ip, **wrong, new_password=NEW_PASSWORD)
+        ask("login", ip=ip, email=alice.email, password="Wrong-horse-1")
+    right = {"email": alice.email, "password": NEW_PASSWORD}
+    assert ask("login", **right).status_code == 429
+    done = ask("reset-password", email=alice.email, verify_code=code, new_password=NEW_PASSWORD)
+    assert done.status_code == 200
+    assert ask("login", **right).status_code == 200
+
+
+def test_the_codes_that_a_stranger_requests_count_for_the_owner(ask, is_open, alice, sent):
+    for number in range(mailedcodes.MAILS_AN_HOUR):
+        ask("request-reset-password", email=alice.email, ip=f"192.0.2.{number}")
+    assert ask("request-reset-password", email=alice.email).status_code == 429
+    sent()
+    code = mailedcodes.code_of(MailedCode.objects.earliest("pk"))
+    body = {"email": alice.email, "verify_code": code, "new_password": NEW_PASSWORD}
+    assert ask("reset-password", **body).status_code == 200
 
 
 def test_an_unknown_or_inactive_address_gets_no_mail(ask, is_open, alice, sent):

@@ -21,8 +21,8 @@ def test_a_started_factor_does_not_count_before_its_first_code(alice, at, rf):
     secondfactor.start(alice)
     assert not secondfactor.is_on(alice)
     with pytest.raises(errors.Invalid):
-        secondfactor.confirm(alice, "000000")
-    secondfactor.confirm(alice, code_now(alice))
+        secondfactor.confirm(alice, "000000", rf.post("/"))
+    secondfactor.confirm(alice, code_now(alice), rf.post("/"))
     assert secondfactor.is_on(alice)
 
 
@@ -55,7 +55,7 @@ def test_a_code_is_accepted_once(recovery_codes, alice, rf):
 def test_the_code_that_confirms_a_factor_is_not_accepted_again(alice, at, rf):
     secondfactor.start(alice)
     code = code_now(alice)
-    secondfactor.confirm(alice, code)
+    secondfactor.confirm(alice, code, rf.post("/"))
     with pytest.raises(errors.Unauthorized):
         secondfactor.check(rf.post("/"), alice, code)
 
@@ -83,7 +83,7 @@ def test_a_recovery_code_is_accepted_once_in_any_spelling(recovery_codes, alice,
 
 def test_a_recovery_code_of_another_user_is_wrong(recovery_codes, bob, rf):
     secondfactor.start(bob)
-    secondfactor.confirm(bob, code_now(bob))
+    secondfactor.confirm(bob, code_now(bob), rf.post("/"))
     with pytest.raises(errors.Unauthorized):
         secondfactor.check(rf.post("/"), bob, recovery_codes[0])
 
@@ -113,6 +113,17 @@ def test_after_wrong_codes_the_right_one_has_to_wait(recovery_codes, alice, rf, 
         check(code_now(alice))
     at.shift(pause)
     check(code_now(alice))
+    assert SecondFactor.objects.get().failures == 0
+
+
+def test_a_recovery_code_waits_for_no_pause(recovery_codes, alice, rf, at):
+    for _ in range(secondfactor.FREE_FAILURES + 1):
+        with pytest.raises(errors.Unauthorized):
+            secondfactor.check(rf.post("/"), alice, "000000")
+    for wrong in ("000000", "aaaa-aaaa-aaaa-aaaa"):
+        with pytest.raises(errors.RateLimited):
+            secondfactor.check(rf.post("/"), alice, wrong)
+    secondfactor.check(rf.post("/"), alice, recovery_codes[0])
     assert SecondFactor.objects.get().failures == 0
 
 

@@ -41,6 +41,7 @@ class Profile:
     beats: int = 1
     certificates: int = 2
     people: int = 4  # how often a person changes their mind
+    outages: int = 0  # how often the operator disables the DNS provider, and enables it later
     devices: int = 0  # of the owner; people assign, revoke and enrol them again
     moves: int = 1  # how much more often than the rest people assign, tag and enrol devices
     rollouts: bool = False  # people choose canaries and install windows, and devices report

@@ -1,7 +1,7 @@
 """People who change their minds, at times that the seed draws."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
@@ -12,6 +12,7 @@ from certctrl.errors import ApiError
 from devices import registration
 from devices import services as devices
 from devices.models import Device
+from dnsproviders.models import DisabledProvider
 from issuance import services
 from issuance.models import Certificate
 from keystore import recipients
@@ -59,7 +60,22 @@ class People:
         minds = [
             (rng.uniform(10, span), rng.choices(doings, weights)[0]) for _ in range(profile.people)
         ]
-        return [*creations, *minds]
+        return [*creations, *minds, *self.outages(span)]
+
+    def outages(self, span: float) -> Iterator[tuple[float, Callable[[], None]]]:
+        """Yield when the operator disables the DNS provider, and when it is enabled again."""
+        for _ in range(self.simulation.profile.outages):
+            begins = self.rng.uniform(0.0, span)
+            yield begins, self.disables_the_provider
+            yield begins + self.rng.uniform(10.0, span), self.enables_the_provider
+
+    def disables_the_provider(self) -> None:
+        owner = self.simulation.account_row.owner
+        services.disable_provider(self.simulation.credentials[0].provider, owner, "an outage")
+
+    def enables_the_provider(self) -> None:
+        for row in DisabledProvider.objects.all():
+            services.enable_provider(row, self.simulation.account_row.owner)
 
     def creates(self, first: tuple[str, ...]) -> Callable[[], None]:
         names = self.rng.choice((first, first, self.rng.choice(NAMES)))

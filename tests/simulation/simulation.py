@@ -46,6 +46,7 @@ from tests.simulation.watch import TABLES, Watch
 MOST_EVENTS = 4_000
 MOST_DAYS = 12  # after the faults have stopped
 SCAN_EVERY = 600.0
+PRUNE_EVERY = 3600.0
 AN_HOUR = timedelta(hours=1)
 RESEND = timedelta(seconds=settings.RESEND)
 
@@ -131,6 +132,7 @@ class Simulation(World):
         self.idle: list[Actor] = []
         self.people_about = 0
         self.next_scan = 0.0
+        self.next_prune = PRUNE_EVERY / 2  # half of the seeds run so long
         self.between_statements = 0  # how often a worker died or was held there
         self.depth = len(connection.savepoint_ids)
         self._patch(monkeypatch)
@@ -143,7 +145,7 @@ class Simulation(World):
         monkeypatch.setattr(timezone, "now", self.scheduler.now)
         monkeypatch.setattr(clients, "client_for", self.ca.client_for)
         monkeypatch.setattr(
-            registry, "open_credential", lambda credential: SimulatedProvider(self.zone, credential)
+            registry, "provider_with", lambda credential: SimulatedProvider(self.zone, credential)
         )
         monkeypatch.setattr("dnsproviders.propagation.look", self.zone.look)
         monkeypatch.setattr(schedule, "draw", self.rng.random)
@@ -291,6 +293,8 @@ class Simulation(World):
             renewals.scan_renewals.run()
             if self.profile.devices:
                 following.follow_devices.run()
+        if self.scheduler.passed >= self.next_prune:
+            self.next_prune = self.scheduler.passed + PRUNE_EVERY
             pruning.prune.run()
 
     def wake_beats(self) -> None:

@@ -5,16 +5,19 @@ the database before the UPDATE and ignores the engine's own conditions. So it se
 through a broken fence, even if that write does no harm.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 import pytest
 from django.conf import settings
+from django.db import connection
 from django.db.models import F, QuerySet
 
 from authorities.models import AcmeAccount
+from certctrl.statements import Parameter, Select, select
 from certctrl.turns import Turns, TurnsQuerySet
 from devices.models import Device
 from dnsproviders.models import TxtRecord
@@ -90,17 +93,18 @@ class Watch:
                 self._gives(list(queryset.values_list("pk", flat=True)), columns["wanted"])
             if queryset.model not in TABLES or not self.scheduler.actor:
                 return real(queryset, **columns)
-            return self._update(real, queryset, columns)
+            asked = queryset.order_by().values_list(*_judged(queryset.model))
+            return self._update(queryset.model, lambda: real(queryset, **columns), asked, columns)
 
         # The two below do not go through QuerySet.update.
         def update_row(row: Turns, before: dict[str, Any], columns: dict[str, Any]) -> int:
             if type(row) not in TABLES or not self.scheduler.actor:
                 return real_update(row, before, columns)
 
-            def update_now(rows: "QuerySet[Any]", **columns: Any) -> int:
+            def update_now() -> int:
                 return real_update(row, before, columns)
 
-            return self._update(update_now, row.mine().filter(**before), columns)
+            return self._update(type(row), update_now, _Row(type(row), row.pk), columns)
 
         def claim(queryset: Any, pk: int, **needs: Any) -> Any:
             if queryset.model not in TABLES or not self.scheduler.actor:
@@ -108,14 +112,14 @@ class Watch:
             claimed: list[Turns] = []
             columns = {"holder": "", "deaths": 0}
 
-            def claim_now(rows: "QuerySet[Any]", **unused: Any) -> int:
+            def claim_now() -> int:
                 row = real_claim(queryset, pk, **needs)
                 if row:
                     claimed.append(row)
                     columns["holder"] = row.holder
                 return len(claimed)
 
-            self._update(claim_now, queryset.filter(pk=pk), columns)
+            self._update(queryset.model, claim_now, _Row(queryset.model, pk), columns)
             return claimed[0] if claimed else None
 
         def begin(row: Turns, seconds: float | None = None) -> Turns:
@@ -140,21 +144,21 @@ class Watch:
             self.is_asking = False
 
     def _update(
-        self, real: Callable[..., int], queryset: "QuerySet[Any]", columns: dict[str, Any]
+        self,
+        model: type[Turns],
+        real: Callable[[], int],
+        asked: Iterable[Any],
+        columns: dict[str, Any],
     ) -> int:
+        """Ask what the rows are, call `real`, which updates them, and judge each."""
         self.switch()
-        if set(columns) <= MARKS:
-            return real(queryset, **columns)
+        if columns.keys() <= MARKS:
+            return real()
         with self.asking():
-            asked = (
-                ("pk", "holder", "wake_at", "state")
-                if queryset.model is Issuance
-                else ("pk", "holder", "wake_at")
-            )
-            before = list(queryset.order_by().values_list(*asked))
-            count = real(queryset, **columns)
+            before = list(asked)
+            count = real()
         for row in before if count else ():
-            self._judge(queryset.model, columns, *row)
+            self._judge(model, columns, *row)
         return count
 
     def _judge(
@@ -339,11 +343,8 @@ class Watch:
 
     def looks_around(self, is_in: Callable[[str, str], bool]) -> None:
         """A record that an attempt waits for is missing only until a look can see that."""
-        columns = ("record__name", "record__value", "issuance__presents")
         with self.asking():
-            waited_for = list(
-                self._relied_on().filter(issuance__state=State.PRESENTED).values_list(*columns)
-            )
+            waited_for = _waited_for()
         missing = {
             (name, value): presents
             for name, value, presents in waited_for
@@ -404,6 +405,38 @@ def is_open(window: dict[str, Any], now: datetime) -> bool:
         return today in window["days"] and start <= moment < end
     opened = today if moment >= start else yesterday
     return opened in window["days"] and (moment >= start or moment < end)
+
+
+@select
+def _waited_for() -> "QuerySet[Authorization, Any]":
+    """Return the records that attempts wait for, with the number of times they were published."""
+    pending = Authorization.objects.filter(status=Authorization.Status.PENDING)
+    columns = ("record__name", "record__value", "issuance__presents")
+    return pending.filter(issuance__state=State.PRESENTED).values_list(*columns)
+
+
+def _judged(model: type[Turns]) -> tuple[str, ...]:
+    """Return the columns of a row that are judged."""
+    return (
+        ("pk", "holder", "wake_at", "state") if model is Issuance else ("pk", "holder", "wake_at")
+    )
+
+
+class _Row:
+    """The columns of one row, read with a compiled statement when somebody iterates."""
+
+    def __init__(self, model: type[Turns], pk: int) -> None:
+        self.model = model
+        self.pk = pk
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(_by_key(self.model, connection.vendor)(pk=self.pk))
+
+
+@cache
+def _by_key(model: type[Turns], vendor: str) -> Select[Any]:
+    rows = model._base_manager.filter(pk=Parameter("pk"))
+    return Select(rows.values_list(*_judged(model)))
 
 
 def _held(actor: Actor) -> list[tuple[Turns, float]]:

@@ -1,5 +1,6 @@
 """`manage.py up` prepares folder, lock, ports, secrets, Redis and lab before the processes."""
 
+import errno
 import socket
 import stat
 from pathlib import Path
@@ -38,6 +39,17 @@ def test_a_data_folder_that_cannot_be_made_is_a_sentence(tmp_path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CannotStart, match=r"cannot be used .* Choose another with DATA_DIR"):
         embedded.make_folder(tmp_path / "file" / "data")
+
+
+def test_a_full_disk_of_the_data_folder_is_a_sentence(tmp_path, monkeypatch) -> None:
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(embedded.os, "umask", lambda mask: 0)
+    monkeypatch.setattr(embedded, "take_lock", full)
+    with pytest.raises(CannotStart, match=r"data is full\. Make room, then start again\."):
+        embedded.prepare()
 
 
 def test_two_servers_on_one_data_folder_are_refused(tmp_path) -> None:

@@ -43,6 +43,12 @@ def _pending() -> QuerySet[Authorization]:
     return pending.only(*READ).order_by("pk")
 
 
+def _pending_of_walk(issuance: Issuance) -> list[Authorization]:
+    if issuance.listed is None:
+        return _pending_of_one(issuance=issuance.pk)
+    return [each for each in issuance.listed if each.status == Status.PENDING]
+
+
 @select
 def _pending_of_one(issuance: Parameter) -> QuerySet[Authorization]:
     return _pending().filter(issuance=issuance)
@@ -51,12 +57,13 @@ def _pending_of_one(issuance: Parameter) -> QuerySet[Authorization]:
 def pending_of(issuances: Sequence[Issuance]) -> dict[str, dict[int, list[Authorization]]]:
     """Return the pending authorizations, by type of challenge and by the id of the attempt.
 
-    This takes one query. The `issuance` of each is the given object.
+    This takes one query, or none for an attempt whose walk knows them. The `issuance` of each is
+    the given object.
     """
     by_id = {each.pk: each for each in issuances}
     found: dict[str, dict[int, list[Authorization]]] = {}
     pending = (
-        _pending_of_one(issuance=issuances[0].pk)
+        _pending_of_walk(issuances[0])
         if len(issuances) == 1
         else _pending().filter(issuance__pk__among=list(by_id))
     )

@@ -15,7 +15,7 @@ from authorities.models import AcmeAccount
 from certctrl import clock
 from certctrl.sentences import joined
 from certctrl.sentences import sentence as _
-from certctrl.statements import Parameter, select, update
+from certctrl.statements import Parameter, insert_all, select, update
 from certctrl.turns import LostTurn, Trouble, Wait
 from issuance import preflight, ratelimits
 from issuance.challenges import base, registry
@@ -27,6 +27,7 @@ from issuance.workflow.steps.authorizations import refused
 from issuance.workflow.steps.plan import OrderPlan, plan_order
 
 LIMIT = timedelta(hours=6)
+KEPT = "ON CONFLICT (issuance_id, url) DO UPDATE SET url = EXCLUDED.url"
 # The columns of an authorization that reading it at the CA sets.
 SEEN = (
     *("status", "identifier", "wildcard", "challenge", "challenge_url", "seen_at"),
@@ -37,15 +38,19 @@ SEEN = (
 def order(issuance: Issuance) -> Done:
     """Make the key and the CSR, order, and prepare the challenge of each authorization.
 
-    Raise Wait for the account's registration, an older attempt, a slot or the CA. Raise Trouble or
-    Refused when the order cannot be placed.
+    Raise Wait for the account's registration, a disabled DNS provider, an older attempt, a slot or
+    the CA. Raise Trouble or Refused when the order cannot be placed.
     """
     _say_who_is_asked(issuance)
     _be_registered(issuance, issuance.account)
+    if not issuance.account.is_private:
+        registry.for_certificate(issuance.certificate).be_usable(issuance)
     _let_older_attempts_end(issuance)
-    client, known = _order_once(issuance)
-    listed = _listed(issuance=issuance.pk)
+    client, known, listed = _order_once(issuance)
+    listed = _listed(issuance=issuance.pk) if listed is None else listed
     store = _read_authorizations(issuance, client, listed, known)
+    if all(each.status != Authorization.Status.UNREAD for each in listed):
+        issuance.listed = listed
     pending = sum(each.status == Authorization.Status.PENDING for each in listed)
     what = _(
         "the CA accepted the order; names to prove: %(pending)s of %(count)s",
@@ -66,30 +71,33 @@ def _older(names_key: Parameter, pk: Parameter) -> QuerySet[Issuance, Any]:
     return older.values_list("pk")[:1]
 
 
-def _order_once(issuance: Issuance) -> tuple[CA, base.Known]:
+def _order_once(
+    issuance: Issuance,
+) -> tuple[CA, base.Known, Sequence[Authorization] | None]:
     """Place the order, or read it when it is placed.
 
-    Return the client of the account, and what the preflight saw if it ran.
+    Return the client of the account, and what the preflight saw if it ran. Return also the
+    authorizations of an order that was just placed, if the attempt had no other order.
     """
-    known = base.Known()
+    known, listed = base.Known(), None
     if issuance.order_url:
         client = clients.client_for(issuance.account)
         if not issuance.csr_sent_at and not issuance.authorizations.exists():
             _wait_for_list(issuance, _read_order(issuance, client))
-        return client, known
+        return client, known, None
     plan = plan_order(issuance)
     ratelimits.refuse_far_slot(issuance, plan.charges.costs)
     csr.ensure_key_and_csr(issuance, plan.client)
     if not issuance.order_url:  # the key may have come with an order of an earlier attempt
         known, columns = preflight.before_order(issuance, plan.client)
         try:
-            resource = _place_order(issuance, plan, columns)
+            resource, listed = _place_order(issuance, plan, columns)
         except Exception:
             if columns:
                 issuance.write(**columns)
             raise
         _wait_for_list(issuance, resource)
-    return plan.client, known
+    return plan.client, known, None if issuance.orders else listed
 
 
 def _say_who_is_asked(issuance: Issuance) -> None:
@@ -145,8 +153,10 @@ def _let_older_attempts_end(issuance: Issuance) -> None:
         )
 
 
-def _place_order(issuance: Issuance, plan: OrderPlan, columns: dict[str, Any]) -> OrderResource:
-    """Send newOrder, and store the order with `columns`. Return it."""
+def _place_order(
+    issuance: Issuance, plan: OrderPlan, columns: dict[str, Any]
+) -> tuple[OrderResource, Sequence[Authorization]]:
+    """Send newOrder, and store the order with `columns`. Return it with its authorizations."""
     names, profile = issuance.certificate.names, plan.profile
     plan.client.prepare()
     ratelimits.reserve(issuance, plan.charges.costs)
@@ -172,13 +182,13 @@ def _place_order(issuance: Issuance, plan: OrderPlan, columns: dict[str, Any]) -
         ):
             if profile != issuance.certificate.profile:
                 event(issuance, "order", Outcome.DONE, _without(issuance.certificate.profile))
-            _note_list(issuance, resource)
+            listed = _note_list(issuance, resource)
     except IntegrityError:
         issuance.write(deadline_at=clock.now() + LIMIT)
         raise Wait(
             issuance.patience(), _("The CA returned an order that another attempt has.")
         ) from None
-    return resource
+    return resource, listed
 
 
 def _read_order(issuance: Issuance, client: CA) -> OrderResource:
@@ -203,10 +213,16 @@ def _refuse_too_many(issuance: Issuance, resource: OrderResource) -> None:
 
 def note_list(
     issuance: Issuance, urls: Sequence[str], status: str = Authorization.Status.UNREAD
-) -> None:
-    """Store the authorizations of an order, by their URLs, with this status."""
-    listed = [Authorization(issuance=issuance, url=url, status=status) for url in urls]
-    Authorization.objects.bulk_create(listed, ignore_conflicts=True)
+) -> list[Authorization]:
+    """Store the authorizations of an order, by their URLs, with this status.
+
+    Return an object for each. Rows that exist keep their columns, and these may differ.
+    """
+    listed = [
+        Authorization(issuance=issuance, url=url, status=status) for url in dict.fromkeys(urls)
+    ]
+    insert_all(listed, KEPT)
+    return listed
 
 
 def unlisted(issuance: Issuance, resource: OrderResource) -> list[str]:
@@ -220,7 +236,7 @@ def unlisted(issuance: Issuance, resource: OrderResource) -> list[str]:
     return more if len(known) + len(more) <= len(issuance.certificate.names) else []
 
 
-def _note_list(issuance: Issuance, resource: OrderResource) -> None:
+def _note_list(issuance: Issuance, resource: OrderResource) -> list[Authorization]:
     """Store the authorizations of the order.
 
     When the order is ready, each of them is valid and need not be read (RFC 8555, section 7.1.6).
@@ -228,7 +244,7 @@ def _note_list(issuance: Issuance, resource: OrderResource) -> None:
     status = (
         Authorization.Status.VALID if resource.status == "ready" else Authorization.Status.UNREAD
     )
-    note_list(issuance, resource.authorizations, status)
+    return note_list(issuance, resource.authorizations, status)
 
 
 def _wait_for_list(issuance: Issuance, resource: OrderResource) -> None:

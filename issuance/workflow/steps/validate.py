@@ -21,8 +21,16 @@ State = Issuance.State
 VALIDATED = _("the CA validated every name")
 
 
+def _unanswered(issuance: Issuance) -> list[tuple[int, str]]:
+    """Return the id and the URL of each pending challenge that was not answered."""
+    if issuance.listed is None:
+        return _unanswered_in(issuance=issuance.pk)
+    pending = [each for each in issuance.listed if each.status == Authorization.Status.PENDING]
+    return [(each.pk, each.challenge_url) for each in pending if not each.answered_at]
+
+
 @select
-def _unanswered(issuance: Parameter) -> QuerySet[Authorization, Any]:
+def _unanswered_in(issuance: Parameter) -> QuerySet[Authorization, Any]:
     pending = Authorization.objects.filter(issuance=issuance, status=Authorization.Status.PENDING)
     return pending.filter(answered_at=None).values_list("pk", "challenge_url")
 
@@ -54,7 +62,7 @@ def validate(issuance: Issuance) -> Done:
     unheard = ""
     answered: list[tuple[int, datetime]] = []
     try:
-        for pk, challenge_url in _unanswered(issuance=issuance.pk):
+        for pk, challenge_url in _unanswered(issuance):
             issuance.breathe()
             if why := client.answer(challenge_url):
                 unheard = _("%(why)s The response is sent again.", why=why)

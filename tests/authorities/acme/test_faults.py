@@ -426,6 +426,16 @@ def test_a_bad_nonce_without_another_one_asks_for_one(ca, stub):
     assert stub.paths().count("HEAD /newNonce") == 2
 
 
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_a_nonce_that_is_refused_is_trouble_that_passes(ca, stub, status):
+    stub.tell("/newNonce", Reply(status))
+    missing = trouble(ca.new_order, ["example.com"])
+    assert missing.code == "ca_error"
+    assert not isinstance(missing, Refused)
+    assert "POST /newOrder" not in stub.paths()
+    assert ca.new_order(["example.com"]).status == "pending"
+
+
 def test_old_nonces_are_not_tried_one_after_the_other(ca, stub):
     ca.new_order(["example.com"])
     acme.connection_to(stub.directory_url).nonces[:0] = ["old"] * 20

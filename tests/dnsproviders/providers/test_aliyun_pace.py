@@ -11,7 +11,7 @@ from certctrl.turns import Wait
 from dnsproviders import credentials, records, registry
 from dnsproviders.models import DnsCredential, TxtRecord
 from dnsproviders.ratelimit import Gate
-from dnsproviders.registry import open_credential
+from dnsproviders.registry import open_credential, provider_with
 from issuance.models import Issuance, IssuanceEvent
 from tests.dnsproviders.smallaliyun import KEY, KEY_ID, FakeAlidns
 from tests.fakes.world import World
@@ -25,7 +25,7 @@ DELETE = "DeleteDomainRecord"
 @pytest.fixture
 def alidns(world, monkeypatch):
     """The real provider instead of the world's fake zone. Its name servers show every record."""
-    monkeypatch.setattr(registry, "open_credential", open_credential)
+    monkeypatch.setattr(registry, "provider_with", provider_with)
     monkeypatch.setattr(world.zone, "shows", lambda name, value: True)
     with responses.mock:
         yield FakeAlidns()

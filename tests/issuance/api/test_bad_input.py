@@ -122,6 +122,14 @@ def test_a_create_with_a_wrong_member_is_refused_by_its_name(api, guide, changes
 
 
 @pytest.mark.parametrize(
+    ("given", "shown"), [(True, '"true"'), ([None], '"[null]"'), ({"ä": 1}, '"{"ä": 1}"')], ids=str
+)
+def test_a_choice_that_is_not_text_is_shown_as_it_was_sent(api, guide, given, shown):
+    what = refused(api.post("certificates", guide(rollout=given)), 400, "rollout")
+    assert f"There is no {shown}." in what
+
+
+@pytest.mark.parametrize(
     "member", ["domain", "sans", "organization", "key_type", "dns_provider_id", "anything"]
 )
 @pytest.mark.parametrize("character", ["\x00", "\n", "\x7f", "\x9b", "\ud800"])

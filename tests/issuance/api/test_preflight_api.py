@@ -39,7 +39,7 @@ def test_each_finding_names_the_record_and_spends_nothing(api, world, pk, monkey
     found = api.post(f"certificates/{pk}/preflight").data_member
     assert found["ok"] is False
     assert [set(each) for each in found["findings"]] == [
-        {"code", "name", "record", "what", "blocks"}
+        {"code", "name", "record", "what", "fix", "blocks"}
     ] * 2
     first, second = found["findings"]
     assert (first["code"], first["name"], first["record"], first["blocks"]) == (

@@ -107,6 +107,12 @@ def test_a_wrong_member_is_refused_by_its_name_and_leaves_nothing(api, changes, 
     assert rows() == before
 
 
+def test_a_wildcard_with_a_method_of_hosts_is_refused_here_too(api, self_ca):
+    body = {"domain_name": "*.example.com", "acct_id": self_ca, "verify_method": "http-01"}
+    refused(api.post("certificates", body), 400, "verify_method")
+    assert not Certificate.objects.exists()
+
+
 def test_a_name_too_long_for_a_common_name_is_allowed_beside_a_shorter(api):
     assert api.post("cas", {"name": "\u00e9" * 64, "common_name": "\u00e9" * 32}).status_code == 201
 

@@ -55,7 +55,7 @@ def test_a_sweep_ends_before_the_next_message_comes(world, attempt, pauses):
 
 
 def test_a_sweep_that_takes_long_pauses_longer(world, attempt, pauses, monkeypatch):
-    monkeypatch.setattr(sweep, "any_is_due", lambda now: world.advance(0.05))
+    monkeypatch.setattr(sweep, "due_tables", lambda now: world.advance(0.05) or [])
     sweep.sweep.run(1.0)
     assert pauses == [pytest.approx(0.5)]
 

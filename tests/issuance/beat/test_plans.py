@@ -203,7 +203,7 @@ def test_the_steps_of_an_attempt_read_no_table(world, account, credential):
     with statements() as ran:
         world.deliver()
         world.sweep()
-    assert len(ran) > 35
+    assert len(ran) > 25
     assert not scans(ran)
 
 

@@ -13,9 +13,10 @@ from devices.models import AgentChallenge, Device
 from dnsclient import survey
 from dnsclient.survey import CnamePath, Survey
 from dnsproviders.base import ProviderError
-from issuance import preflight, ratelimits, services
+from issuance import preflight, services
 from issuance.challenges import agents
 from issuance.models import Authorization, Issuance
+from issuance.ratelimits import charges
 from keystore.recipients import recipient_key
 from tests.issuance.api.calling import Caller, refused
 
@@ -251,7 +252,7 @@ def test_the_preflight_asks_dns_nothing_about_addresses(world, account, device, 
 
 
 def test_an_address_counts_as_itself_or_as_its_network(account):
-    found = ratelimits.of_names(account, ["192.0.2.1", "2001:db8::1", "2001:db8::2"])
+    found = charges.of_names(account, ["192.0.2.1", "2001:db8::1", "2001:db8::2"])
     domains = [each.subject for each in found if each.kind == "domain"]
     assert domains == ["192.0.2.1", "2001:db8::/64"]
 

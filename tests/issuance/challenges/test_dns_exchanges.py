@@ -72,7 +72,7 @@ def withdraw(attempt: Issuance) -> None:
     )
     record = attempt.authorizations.get().record
     assert record
-    records.wake(type(record).objects.filter(pk=record.pk))
+    type(record).objects.filter(pk=record.pk).update(wake_at=clock.now())
     txtrecords.withdraw(record.pk)
 
 

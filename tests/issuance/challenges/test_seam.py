@@ -11,7 +11,7 @@ FOLDERS = ("issuance/workflow", "issuance/beat", "issuance/services", "issuance/
 FILES = ("issuance/tasks.py", "authorities/acme", "authorities/base.py")
 WRITES = re.compile(
     r"TxtRecord(\(\n?|\.objects\b[^=\n]*\.(update|create|get_or_create|update_or_create|delete|bulk_))"
-    r"|records_of\([^\n]*\.update\(|needed_records\([^\n]*\.update\(|in_the_zone\(\)[^\n]*\.update\("
+    r"|needed_records\([^\n]*\.update\(|in_the_zone\(\)[^\n]*\.update\("
 )
 
 

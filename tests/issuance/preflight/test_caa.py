@@ -114,6 +114,20 @@ def test_for_a_ca_of_unknown_name_only_rules_for_all_cas_count():
     assert denied((0, "issue", ";"), identities=()) == "caa_forbids"
 
 
+@pytest.mark.parametrize(
+    ("name", "tag", "fix"),
+    [
+        ("www.example.com", "issue", 'example.com. CAA 0 issue "ca.test"'),
+        ("*.example.com", "issuewild", 'example.com. CAA 0 issuewild "ca.test"'),
+    ],
+)
+def test_a_denial_has_the_record_that_lets_the_ca_issue(name, tag, fix):
+    policy = CaaPolicy("example.com", (CAARecord(0, tag, "other.test"),))
+    found = preflight.denial(name, policy, US, ACCOUNT, "dns-01")
+    assert found.fix == fix
+    assert found.what.endswith(f"add the record {fix}.")
+
+
 def test_dns_contents_are_quoted_without_terminal_control_characters():
     policy = CaaPolicy("example.com", (CAARecord(128, "x\x1b[31m", "y" * 500),))
     found = preflight.denial("example.com", policy, US, ACCOUNT, "dns-01")

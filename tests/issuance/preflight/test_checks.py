@@ -12,14 +12,15 @@ from authorities.models import PrivateCA
 from certctrl import clock, outward
 from certctrl.turns import Trouble, Wait
 from dnsclient import survey
-from dnsclient.survey import CaaPolicy, CAARecord, CnamePath, Survey
+from dnsclient.survey import CaaPolicy, CAARecord, CnamePath, Survey, Zone
 from dnsproviders.base import ProviderError
-from dnsproviders.models import TxtRecord
+from dnsproviders.models import DnsCredential, TxtRecord
 from issuance import preflight, services
 from issuance.beat import renewals
 from issuance.challenges.base import Known
 from issuance.models import Authorization, Certificate, Issuance, IssuanceEvent
 from issuance.preflight import Finding, checks
+from keystore import envelope
 
 pytestmark = pytest.mark.django_db
 State = Issuance.State
@@ -331,6 +332,54 @@ def test_an_attempt_that_wrote_nothing_proves_nothing(world, account, credential
     services.issue(certificate)
     world.deliver()
     assert world.outside.calls[0] == "zone.zone_of"
+
+
+@pytest.fixture
+def in_one_zone(monkeypatch):
+    """DNS shows every name in the zone example.com."""
+
+    def look(names, seconds):
+        paths = {name: CnamePath((f"_acme-challenge.{name}",)) for name in names}
+        zone = Zone("example.com", {"ns1": 1})
+        return Survey(paths=paths, zones={path.final: zone for path in paths.values()})
+
+    monkeypatch.setattr(survey, "survey", look)
+
+
+def issued(world, account, credential, name: str) -> list[str]:
+    """Return the calls of a walk from the request to the issued certificate."""
+    world.outside.calls.clear()
+    world.create(account, credential, name)
+    world.deliver()
+    assert Issuance.objects.latest("pk").state == State.ISSUED
+    return world.outside.calls
+
+
+def test_a_zone_that_was_just_shown_is_not_asked_for_again(world, account, credential, in_one_zone):
+    assert issued(world, account, credential, "a.example.com")[0] == "zone.zone_of"
+    assert "zone.zone_of" not in issued(world, account, credential, "b.example.com")
+
+
+def test_another_secret_is_asked_for_the_zone_again(world, account, credential, owner, in_one_zone):
+    issued(world, account, credential, "a.example.com")
+    secret = envelope.seal(owner, "dns_credential", b'{"token": "another"}')
+    DnsCredential.objects.filter(pk=credential.pk).update(secret=secret)
+    assert issued(world, account, credential, "b.example.com")[0] == "zone.zone_of"
+
+
+def test_a_zone_with_a_doubt_is_asked_for_again(world, account, credential, in_one_zone):
+    world.zone.doubt = "The zone is pending."
+    issued(world, account, credential, "a.example.com")
+    assert issued(world, account, credential, "b.example.com")[0] == "zone.zone_of"
+
+
+def test_a_person_who_asks_gets_a_new_answer_about_the_zone(
+    world, account, credential, in_one_zone
+):
+    issued(world, account, credential, "a.example.com")
+    world.zone.blinds = ProviderError("dns_zone_not_found", "No zone.", permanent=True)
+    (found,) = preflight.run(Certificate.objects.get())
+    assert found.code == "zone_not_found"
 
 
 def test_a_challenge_of_unknown_place_is_not_asked_about(world, certificate, surveyed):

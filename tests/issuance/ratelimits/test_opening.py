@@ -15,6 +15,8 @@ from issuance.models import (
     RenewalInfo,
     Reservation,
 )
+from issuance.ratelimits import queue
+from issuance.ratelimits.ledger import Ledger
 
 pytestmark = pytest.mark.django_db
 DAY = timedelta(days=1)
@@ -256,14 +258,10 @@ def test_equal_expiries_are_counted_in_the_estimate(world, renewable, settings):
     places = []
     for each in Certificate.objects.order_by("pk"):
         attempt = services.open_issuance(each, Issuance.Reason.RENEWAL)
-        place = ratelimits.queue.place_of(each)
-        place.issuance = attempt
-        places.append((place, {bucket.pk: 1}))
+        places.append((queue.place_of(attempt), {bucket.pk: 1}))
     ratelimits.queue_up(places)
-    ledger = ratelimits.Ledger([bucket.pk], 0, lock=False)
-    waits = [
-        ratelimits.queue.estimate(ledger, place, costs)[1] - world.time for place, costs in places
-    ]
+    ledger = Ledger([bucket.pk], lock=False)
+    waits = [queue.estimate(ledger, place, costs)[1] - world.time for place, costs in places]
     assert waits == [timedelta(seconds=60 * count) for count in (1, 2, 3)]
 
 

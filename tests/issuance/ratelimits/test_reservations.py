@@ -22,7 +22,7 @@ from issuance.models import (
     Reservation,
     ReservedToken,
 )
-from issuance.ratelimits import queue
+from issuance.ratelimits import charges, messages, queue
 from issuance.workflow import machine
 from issuance.workflow.steps import authorizations
 from keystore.models import Envelope
@@ -97,7 +97,7 @@ def test_names_under_a_private_suffix_are_each_a_domain_of_their_own(
 
 def test_each_name_under_a_private_suffix_has_its_own_bucket(account):
     names = [f"home{number}.dedyn.io" for number in range(1, 52)]
-    found = ratelimits.of_names(account, [*names, *(f"*.{name}" for name in names), "*.dedyn.io"])
+    found = charges.of_names(account, [*names, *(f"*.{name}" for name in names), "*.dedyn.io"])
     assert [want.subject for want in found if want.kind == "domain"] == [*names, "*.dedyn.io"]
 
 
@@ -528,7 +528,7 @@ def test_one_owner_with_many_orders_delays_no_other_owner(world, account, creden
     ],
 )
 def test_periods_are_said_as_people_say_them(seconds, spoken):
-    assert ratelimits.spoken(timedelta(seconds=seconds)) == spoken
+    assert messages.spoken(timedelta(seconds=seconds)) == spoken
 
 
 # --- whose turn has come ---

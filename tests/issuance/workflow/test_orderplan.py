@@ -85,16 +85,16 @@ def test_a_renewal_in_its_window_asks_only_for_a_pause(world, certificate, asked
     assert set(asked.values()) == {1}
 
 
-def test_an_order_without_limits_takes_14_statements(world, account, credential):
+def test_an_order_without_limits_takes_13_statements(world, account, credential):
     _, attempt = world.create(account, credential, "a.example.com")
-    assert statements_of(attempt) == 14 - IN_ONE_CLAIM
+    assert statements_of(attempt) == 13 - IN_ONE_CLAIM
 
 
 def test_a_renewal_takes_two_statements_more(world, certificate):
     """It reads the attempt before, and which names that one wrote. It takes over no order."""
-    assert statements_of(services.issue(certificate)) == 17 - IN_ONE_CLAIM
+    assert statements_of(services.issue(certificate)) == 16 - IN_ONE_CLAIM
 
 
 def test_a_renewal_in_its_window_takes_no_more(world, certificate):
     open_window(world, certificate)
-    assert statements_of(services.issue(certificate)) == 17 - IN_ONE_CLAIM
+    assert statements_of(services.issue(certificate)) == 16 - IN_ONE_CLAIM

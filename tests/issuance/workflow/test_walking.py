@@ -12,6 +12,7 @@ from issuance import workflow
 from issuance.models import Issuance
 from issuance.services import canceling
 from issuance.workflow import machine
+from issuance.workflow.outcome import Outcome, event
 
 pytestmark = pytest.mark.django_db
 
@@ -108,6 +109,22 @@ def test_an_end_that_cannot_be_written_frees_the_attempt(attempt, monkeypatch):
     assert (attempt.state, attempt.holder) == (State.ORDERED, "")
     told = list(attempt.events.order_by("pk").values_list("outcome", flat=True))
     assert told == ["done", "retry"]
+
+
+def test_an_event_of_a_lost_transaction_is_not_stored_with_the_next(attempt):
+    def lose():
+        with held.fence():
+            event(held, "order", Outcome.DONE, "lost")
+            raise OperationalError
+
+    with Issuance.objects.turn(attempt.pk) as held:
+        with pytest.raises(OperationalError):
+            lose()
+        with held.fence():
+            event(held, "order", Outcome.DONE, "first")
+            event(held, "order", Outcome.DONE, "second")
+        held.give_back(clock.now())
+    assert list(attempt.events.order_by("pk").values_list("what", flat=True)) == ["first", "second"]
 
 
 def test_others_go_first_after_a_step_that_took_long(world, attempt, monkeypatch):
