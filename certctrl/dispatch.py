@@ -117,21 +117,11 @@ def send_each(rows: QuerySet[Any], messages: Mapping[int, Callable[[], bool]]) -
     holder is moved back by SKEW. So a worker whose clock is behind finds these rows due.
     """
     now = clock.now()
-<<<<<<< HEAD
     ids = list(messages)
-    rows.filter(pk__in=ids, holder="").update(wake_at=Least(F("wake_at"), Value(now - SKEW)))
-    rows.filter(pk__in=ids).update(queued_at=now)
-    if unsent := list(dropwhile(lambda pk: messages[pk](), ids)):
-        rows.model._base_manager.filter(pk__in=unsent, holder="").update(queued_at=None)
-=======
     rows.filter(pk__among=ids, holder="").update(wake_at=Least(F("wake_at"), Value(now - SKEW)))
     rows.filter(pk__among=ids).update(queued_at=now)
-
-
-def unmark(rows: QuerySet[Any], ids: Sequence[int]) -> None:
-    """Record that nothing was sent for these rows, because the broker is away."""
-    rows.model._base_manager.filter(pk__among=ids, holder="").update(queued_at=None)
->>>>>>> h2
+    if unsent := list(dropwhile(lambda pk: messages[pk](), ids)):
+        rows.model._base_manager.filter(pk__among=unsent, holder="").update(queued_at=None)
 
 
 def nudge(task: "Task[Any, Any]", *args: int) -> bool:
