@@ -28,21 +28,11 @@ WITH_TURNS: tuple[type[Turns], ...] = (
     MailedCode,
 )
 WITH_WAKE_AT: tuple[type[Model], ...] = (*WITH_TURNS, Deployment)
-<<<<<<< HEAD
 WITHOUT_MESSAGE = "(queued_at IS NULL OR queued_at < %s OR queued_at > %s)"
-DUE = [
-    f'EXISTS (SELECT 1 FROM "{each._meta.db_table}" WHERE wake_at <= %s'  # noqa: S608
-    f" AND {WITHOUT_MESSAGE})"
-    for each in WITH_TURNS
-=======
 # With MIN, the databases read one entry of the index. For EXISTS, PostgreSQL may read the table.
-DUE = [
-    f'(SELECT MIN(wake_at) FROM "{each._meta.db_table}"'  # noqa: S608
-    " WHERE wake_at <= %s) IS NOT NULL"
-    for each in WITH_WAKE_AT
->>>>>>> h2
-]
-DUE_ROLLOUT = f'EXISTS (SELECT 1 FROM "{Deployment._meta.db_table}" WHERE wake_at <= %s)'  # noqa: S608
+FIRST_DUE = '(SELECT MIN(wake_at) FROM "{}" WHERE wake_at <= %s{}) IS NOT NULL'
+DUE = [FIRST_DUE.format(each._meta.db_table, f" AND {WITHOUT_MESSAGE}") for each in WITH_TURNS]
+DUE_ROLLOUT = FIRST_DUE.format(Deployment._meta.db_table, "")
 DUE_TABLES = f"SELECT {', '.join([*DUE, DUE_ROLLOUT])}"
 SOON = [
     f'SELECT MIN(wake_at) AS at FROM "{each._meta.db_table}"'  # noqa: S608

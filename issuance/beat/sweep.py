@@ -109,12 +109,6 @@ def admit_issuances(now: datetime) -> None:
 
     Attempts that wait for their records get one `look` for each 500.
     """
-<<<<<<< HEAD
-=======
-    due = Issuance.objects.sendable(now)
-    if not due.has_due():
-        return None
->>>>>>> h2
     looks, left_behind = admission.to_look_at(now)
     messages = {pk: partial(dispatch.nudge, tasks.look) for pk in looks}
     for each in (*admission.choose(now), *left_behind):
