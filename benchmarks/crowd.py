@@ -39,6 +39,7 @@ ALL_DUE = (
     " wake_at = now() FROM issuance_certificate AS certificate"
     " WHERE certificate.id = certificate_id AND order_url LIKE %s"
 )
+DUE_AGAIN = "UPDATE issuance_issuance SET wake_at = now() WHERE order_url LIKE %s AND holder = ''"
 SNAPSHOT = (
     "CREATE TABLE seen AS SELECT id, wake_at, false AS looked FROM issuance_issuance"
     " WHERE order_url LIKE %s"
@@ -199,6 +200,7 @@ class Crowd:
         sites.create(self.site, self.ids, names)
         with contextlib.suppress(AssertionError):
             until(lambda: orders_at(self.lab) >= orders + len(names) / 2, NEW_LIMIT, "the orders")
+        self.execute((DUE_AGAIN, (ORDER,)))
         meter = Meter({})
         kill_all(self.site)
         self.start_again()
