@@ -26,6 +26,11 @@ class ApiCall:
     headers: dict[str, str] = field(default_factory=dict)
     error: str = ""
 
+    @property
+    def answer(self) -> str:
+        """The HTTP status, the RCODE of a name server, or why there was no response."""
+        return str(self.status or self.headers.get("rcode") or self.error)
+
 
 Watcher = Callable[[ApiCall], None]
 _watcher: ContextVar[Watcher | None] = ContextVar("_watcher", default=None)

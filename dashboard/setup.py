@@ -172,9 +172,15 @@ class DnsCredentials(SetupPage):
 
     def do_check(self, row: DnsCredential) -> None:
         count(CredentialCheckThrottle(), self.request, self)
+        name = self.request.POST.get("name", "").strip()
         with outward.for_owner(self.owner.pk):
-            credentials.check_credential(row)
-        self.done(_("The provider accepts %(name)s.") % {"name": row.name})
+            calls = credentials.check_credential(row, name)
+        if name:
+            said = ", ".join(f"{each.method} {each.url} {each.answer}" for each in calls)
+            what = _("A TXT record of %(name)s was written and removed. The calls: %(said)s")
+            self.done(what % {"name": name, "said": said})
+        else:
+            self.done(_("The provider accepts %(name)s.") % {"name": row.name})
 
     def do_delete(self, row: DnsCredential) -> None:
         self.refuse_other_name(row)

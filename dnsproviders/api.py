@@ -77,6 +77,32 @@ def writable(credential: DnsCredential, data: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in data.items() if name not in shown_only}
 
 
+class CheckRequest(serializers.Serializer[Any]):
+    name = serializers.CharField(
+        default="",
+        max_length=253,
+        allow_blank=True,
+        help_text="where a TXT record is written and removed, for example www.example.com",
+    )
+
+
+class CallSerializer(serializers.Serializer[Any]):
+    """A call to the provider."""
+
+    method = serializers.CharField()
+    url = serializers.CharField()
+    answer = serializers.CharField(
+        help_text="the HTTP status, the RCODE of a name server, or why there was no response"
+    )
+
+
+class CheckedCredentialSerializer(DnsCredentialSerializer):
+    calls = CallSerializer(many=True)
+
+    class Meta(DnsCredentialSerializer.Meta):
+        fields = (*DnsCredentialSerializer.Meta.fields, "calls")  # type: ignore[assignment]
+
+
 class CredentialCheckThrottle(CountedThrottle):
     scope = "dns_check"
     rate = "60/hour"
@@ -120,17 +146,21 @@ class DnsCredentialViewSet(
         credentials.retire_credential(self.get_object())
         return Response(status=status.HTTP_204_NO_CONTENT)
 
-    @extend_schema(request=None, responses=DnsCredentialSerializer)
+    @extend_schema(request=CheckRequest, responses=CheckedCredentialSerializer)
     @action(detail=True, methods=["post"], throttle_classes=[CredentialCheckThrottle])
     def check(self, request: Request, **kwargs: Any) -> Response:
-        """Check that the provider accepts the credential. The check only reads.
+        """Check that the provider accepts the credential.
 
-        The answer is 429 when the provider's API limit is used up, or after too many checks.
+        With `name`, a TXT record of that name is written and removed. Without it, the check only
+        reads. The answer is 429 when the provider's API limit is used up, or after too many checks.
         """
         credential = self.get_object()
+        asked = CheckRequest(data=request.data)
+        asked.is_valid(raise_exception=True)
         with outward.for_owner(self.owner.pk):
-            credentials.check_credential(credential)
-        return Response(self.get_serializer(credential).data)
+            calls = credentials.check_credential(credential, asked.validated_data["name"])
+        shown = {"calls": CallSerializer(calls, many=True).data}
+        return Response(self.get_serializer(credential).data | shown)
 
 
 class CatalogView(PublicView):

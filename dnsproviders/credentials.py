@@ -1,6 +1,7 @@
 """The services for DNS credentials: create, change, check, retire."""
 
 import json
+import secrets
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,14 +11,17 @@ from django.views.decorators.debug import sensitive_variables
 
 from accounts import audit, quotas
 from accounts.models import User
-from certctrl import clock, errors
+from certctrl import clock, errors, watching
 from certctrl.sentences import sentence as _
-from dnsproviders import registry
+from dnsclient.cnames import WRITABLE
+from dnsclient.names import a_label
+from dnsproviders import records, registry
 from dnsproviders.base import COMMON_FIELDS, Field, Provider, ProviderError
 from dnsproviders.models import DisabledProvider, DnsCredential
 from keystore import envelope
 
 PURPOSE = "dns_credential"
+LABEL = "_acme-challenge"  # where challenges are, and where many tokens may write only
 
 
 class CheckFailed(errors.ApiError):
@@ -196,22 +200,50 @@ def retire_credential(credential: DnsCredential) -> None:
     credential.refresh_from_db()
 
 
-def check_credential(credential: DnsCredential) -> DnsCredential:
-    """Ask the provider whether it accepts the credential. The check only reads.
+def check_credential(credential: DnsCredential, name: str = "") -> list[watching.ApiCall]:
+    """Ask the provider whether it accepts the credential. Return the calls.
+
+    With `name`, write a TXT record as for a challenge of this name, and remove it. Else only read.
 
     Store the result in `checked_at` and `last_error`. Do not call this inside a transaction.
     Raise CheckFailed with the provider's words. Raise Wait, without storing a result, when the
-    API limit is used up. Raise Conflict while the provider is disabled.
+    API limit is used up. Raise Conflict while the provider is disabled, and Invalid for a name that
+    can have no record. The sweep removes a record that this process could not remove.
     """
     registry.refuse_disabled(credential.disabled)
+    place = _place_of(name) if name else ""
+    calls: list[watching.ApiCall] = []
     try:
-        with clock.limit(settings.CALL_LIMIT):
-            registry.open_credential(credential).check()
+        with clock.limit(settings.CALL_LIMIT), watching.by(calls.append):
+            if place:
+                _write_and_remove(credential, place)
+            else:
+                registry.open_credential(credential).check()
     except ProviderError as error:
         _note(credential, error.what)
         raise _failure(error) from None
     _note(credential, "")
-    return credential
+    return calls
+
+
+def _write_and_remove(credential: DnsCredential, place: str) -> None:
+    record = records.note(credential, place, secrets.token_urlsafe(32))
+    records.publish(record.pk)
+    records.withdraw(record.pk, lambda _record: False, due=False)
+
+
+def _place_of(name: str) -> str:
+    place = f"{LABEL}.{a_label(name.strip().removeprefix('*.'))}"
+    if not WRITABLE.fullmatch(place):
+        raise errors.Invalid(
+            _(
+                "%(name)s is not a name that can have a TXT record. Give one like "
+                "www.example.com, in a zone that the credential may write.",
+                name=_shown(name),
+            ),
+            field="name",
+        )
+    return place
 
 
 def _failure(error: ProviderError) -> CheckFailed:

@@ -10,7 +10,7 @@ from accounts.models import ApiKey
 from authorities import privateca
 from authorities.models import AcmeAccount, PrivateCA
 from dashboard import setup
-from dnsproviders.models import DisabledProvider, DnsCredential
+from dnsproviders.models import DisabledProvider, DnsCredential, TxtRecord
 from tests import factories
 from tests.dashboard.streamed import streamed
 
@@ -45,6 +45,15 @@ def test_the_test_of_a_credential_shows_what_the_provider_says(visitor, credenti
     credential.refresh_from_db()
     assert credential.checked_at
     assert "accepts" in visitor.get("/dns-credentials").content.decode()
+
+
+def test_a_test_with_a_record_shows_the_calls_to_the_provider(visitor, credential, world):
+    sent = {"name": "www.example.com"}
+    visitor.post(f"/dns-credentials/{credential.pk}/check", sent)
+    page = visitor.get("/dns-credentials").content.decode()
+    assert "A TXT record of www.example.com was written and removed" in page
+    assert world.outside.calls == ["zone.zone_of", "zone.present", "zone.cleanup"]
+    assert TxtRecord.objects.get(name="_acme-challenge.www.example.com").cleaned_at
 
 
 class Checked:

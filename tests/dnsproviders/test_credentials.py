@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import responses
@@ -11,12 +12,13 @@ import responses
 from accounts.models import User
 from authorities.models import AcmeAccount
 from certctrl import clock, errors
-from dnsproviders import credentials, registry
+from dnsproviders import credentials, records, registry
+from dnsproviders.base import ProviderError
 from dnsproviders.models import DnsCredential, TxtRecord
 from issuance.models import Certificate
 from keystore.envelope import CannotOpen
 from keystore.models import Envelope, KeyWrap
-from tests.dnsproviders.nameserver import KEY_NAME, SECRET, WRONG, running
+from tests.dnsproviders.nameserver import KEY_NAME, SECRET, WRONG, NameServer, running
 
 pytestmark = pytest.mark.django_db
 
@@ -356,9 +358,64 @@ def test_a_failed_check_is_reported_and_stored_without_the_secret(
 
 
 @pytest.fixture(params=["knotd", "named"])
-def port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NameServer]:
     with running(request.param, tmp_path) as server:
-        yield server.port
+        yield server
+
+
+@pytest.fixture
+def port(server: NameServer) -> int:
+    return server.port
+
+
+CHALLENGE = "_acme-challenge.www.lab.test"
+
+
+def test_a_check_with_a_name_writes_a_record_and_removes_it(
+    owner: User, server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+    withdraw = records.withdraw
+    monkeypatch.setattr(
+        records,
+        "withdraw",
+        lambda *given, **named: (seen.append(server.txt(CHALLENGE)), withdraw(*given, **named)),
+    )
+    data = RFC2136 | {"server": "127.0.0.1", "port": server.port}
+    credential = credentials.create_credential(owner, data)
+    calls = credentials.check_credential(credential, "*.WWW.lab.test.")
+    assert [each.answer for each in calls if each.method == "UPDATE"] == ["NOERROR", "NOERROR"]
+    row = TxtRecord.objects.get()
+    assert (row.name, seen) == (CHALLENGE, [{row.value}])
+    assert row.cleaned_at
+    assert row.wake_at is None
+    assert server.txt(CHALLENGE) == set()
+    assert credential.checked_at
+
+
+def test_a_record_that_a_check_cannot_remove_is_left_to_the_sweep(
+    owner: User, server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = RFC2136 | {"server": "127.0.0.1", "port": server.port}
+    credential = credentials.create_credential(owner, data)
+    refusal = ProviderError("dns_refused", "It is read-only now.")
+    monkeypatch.setattr(registry.provider_class("rfc2136"), "cleanup", Mock(side_effect=refusal))
+    with pytest.raises(credentials.CheckFailed, match="read-only"):
+        credentials.check_credential(credential, "www.lab.test")
+    row = TxtRecord.objects.get()
+    assert row.left_behind == "It is read-only now."
+    assert row.wake_at
+    assert server.txt(CHALLENGE) == {row.value}
+
+
+@pytest.mark.parametrize("name", ["a b.example.com", "x" * 250, "<b>", "..", "*"])
+def test_a_check_refuses_a_name_that_can_have_no_record(owner: User, name: str) -> None:
+    credential = credentials.create_credential(owner, RFC2136)
+    with pytest.raises(errors.Invalid) as caught:
+        credentials.check_credential(credential, name)
+    assert caught.value.params["field"] == "name"
+    assert not TxtRecord.objects.exists()
+    assert credential.checked_at is None
 
 
 def test_a_zone_that_was_written_to_before_proves_the_key_of_a_name_server(
