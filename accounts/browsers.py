@@ -13,6 +13,7 @@ from django.core import signing
 from django.http import HttpRequest, HttpResponse
 
 from accounts.models import User
+from certctrl import clock
 
 COOKIE = "known_browser"
 SALT = "accounts.browsers"
@@ -26,12 +27,14 @@ def known_as(request: HttpRequest, user_id: int) -> str:
     return browser if user_id in users else ""
 
 
-def _held(request: HttpRequest) -> tuple[str, list[int]]:
+def _held(request: HttpRequest) -> tuple[str, dict[int, int]]:
+    """Return the id of the browser, and when each user has signed in there last."""
     try:
-        held = signing.loads(request.COOKIES.get(COOKIE, ""), salt=SALT, max_age=KNOWN_FOR)
+        held = signing.loads(request.COOKIES.get(COOKIE, ""), salt=SALT)
     except signing.BadSignature:
-        return "", []
-    return held["browser"], held["users"]
+        return "", {}
+    since = clock.now().timestamp() - KNOWN_FOR
+    return held["browser"], {int(pk): at for pk, at in held["users"].items() if at > since}
 
 
 def note_sign_in(request: HttpRequest, user: User) -> None:
@@ -49,10 +52,11 @@ class KnownBrowser:
         response = self.get_response(request)
         if user_id := getattr(request, "signed_in", None):
             browser, users = _held(request)
-            others = [each for each in users if each != user_id]
+            users[user_id] = int(clock.now().timestamp())
+            latest = sorted(users, key=users.__getitem__)[-MOST_USERS:]
             held = {
                 "browser": browser or secrets.token_urlsafe(16),
-                "users": [user_id, *others][:MOST_USERS],
+                "users": {pk: users[pk] for pk in latest},
             }
             response.set_cookie(
                 COOKIE,

@@ -23,6 +23,7 @@ from certctrl.turns import SKEW
 
 log = structlog.get_logger()
 
+BY_PASSWORD = "pwd"  # noqa: S105  (a way to be identified, RFC 8176)
 MOST_FAILURES_NOTED = 20  # audit events of failed logins, for each user and hour
 # An address is "known" to an account for ADDRESS_IS_KNOWN_FOR after a login from there.
 MAX_FAILURES = 10  # from one address, for one account
@@ -57,7 +58,8 @@ def begin_session(request: HttpRequest, user: User, amr: Sequence[str]) -> None:
     The values of `amr` are those of RFC 8176, for example `pwd` and `otp`.
     """
     auth.login(request, user)
-    browsers.note_sign_in(request, user)
+    if BY_PASSWORD in amr:
+        browsers.note_sign_in(request, user)
     ip = audit.ip_of(request)
     request.session["auth_time"] = int(clock.now().timestamp())
     request.session["amr"] = list(amr)
@@ -215,8 +217,13 @@ class Attempts:
 
 
 def _browser_of(request: HttpRequest, user_id: int) -> str:
-    """Return a name for the browser if it is known to the user, or has a session of the user."""
-    if getattr(getattr(request, "user", None), "pk", None) == user_id:
+    """Return a name for the browser if it is known to the user, or has a session of the user.
+
+    Only a sign-in with the password counts. Otherwise somebody who can sign in without it could
+    guess it: each sign-in would give new tries.
+    """
+    is_own = getattr(getattr(request, "user", None), "pk", None) == user_id
+    if is_own and BY_PASSWORD in request.session.get("amr", [BY_PASSWORD]):
         return f"session {request.session.session_key}"
     browser = browsers.known_as(request, user_id)
     return f"browser {browser}" if browser else ""

@@ -76,9 +76,6 @@ RELATED = (
 
 
 class CertificatePage(Page):
-    # `tried` is the name of the form, which opens with its fields.
-    keeps = (*changing.FIELDS, "seen", "policy", "tried")
-
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         kept = {name: values[0] for name, values in self.kept_fields().items() if values}
         tried = kept.get("tried", "")

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from django.conf import settings
@@ -141,13 +142,12 @@ class Form:
 
     def match(self) -> None:
         """Choose the credential that proved these names last, unless the person chose another."""
-        names = self.good_names()
-        if self.given.get("method") in BY_AGENT or self.is_private() or not names:
+        if self.given.get("method") in BY_AGENT or self.is_private():
             return
         if str(self.given.get("credential", "")) != str(self.given.get("matched", "")):
             return
-        zones = services.zones_of(self.owner, names)
-        if last := next((each.proved_by for each in zones if self.named(each.proved_by)), None):
+        known = (each.proved_by for each in self.zones if self.named(each.proved_by))
+        if last := next(known, None):
             self.given = {**self.given, "credential": last, "matched": last}
 
     def names(self) -> list[str]:
@@ -158,10 +158,15 @@ class Form:
         account = self.account()
         return bool(account and account.is_private)
 
+    @cached_property
     def good_names(self) -> list[str]:
-        """Return the names that are allowed."""
+        """The names that are allowed."""
         found = checked(self.names(), private=self.is_private())
         return [each.name for each in found if each.name]
+
+    @cached_property
+    def zones(self) -> list[services.ZoneProof]:
+        return services.zones_of(self.owner, self.good_names)
 
     def body(self, names: list[str], *, later: bool = False) -> dict[str, Any]:
         """Return the request of the API for this form. With `later`, nothing is ordered."""
@@ -382,11 +387,11 @@ class Issue(Page):
         account = form.account()
         is_private = form.is_private()
         found = checked(typed_names(str(form.given.get("names", ""))), private=is_private)
-        names = form.good_names()
+        names = form.good_names
         is_looked = bool(facts.get("looked"))
         zones = facts.get("zones", [])
         if not zones and not is_private:
-            zones = services.zones_of(self.owner, names)
+            zones = form.zones
         template = "issue.html"
         if is_partial(self.request):
             template = "issue_found.html" if is_looked else "issue_names.html"

@@ -150,7 +150,7 @@ def show(
         "api": request.build_absolute_uri(f"{settings.URL_PREFIX}/apiv1/me"),
         "languages": settings.LANGUAGES,
         "is_demo": settings.DEMO,
-        "standstill": standstill(),
+        "standstill": standstill,
         FORM_KEY: secrets.token_urlsafe(16),
     }
     facts = common | dict(context or {})

@@ -74,12 +74,11 @@ class Settings(Page):
             (each, named(each.agent), sessions.is_current(self.request, each))
             for each in sessions.sessions_of(self.owner)[: sessions.MOST_SHOWN]
         ]
-        kept = {name: values[0] for name, values in self.kept_fields().items() if values}
         given = {"name": self.owner.name, "country_of_residence": self.owner.country_of_residence}
         typed = {name: text for name, text in self.request.POST.items() if name in self.keeps}
         context = {
             "here": "settings",
-            "given": given | kept | typed,
+            "given": given | typed,
             "refused": refused,
             "refused_at": action,
             "sessions": rows,

@@ -127,7 +127,7 @@ class DnsCredentials(SetupPage):
 
     @property
     def keeps(self) -> tuple[str, ...]:  # type: ignore[override]
-        fields = [field for each in registry.catalog() for field in each["fields"]]
+        fields = [field for each in self.catalog for field in each["fields"]]
         secret = {each["name"] for each in fields if each["secret"]}
         public = dict.fromkeys(each["name"] for each in fields if each["name"] not in secret)
         return ("provider", *public, "typed")

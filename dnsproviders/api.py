@@ -12,7 +12,7 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from certctrl import outward
-from certctrl.api import CountedThrottle, EpochSeconds, OwnedMixin, PublicView
+from certctrl.api import CountedThrottle, EpochSeconds, OwnedMixin, PublicView, parsed
 from dnsproviders import credentials, registry
 from dnsproviders.models import DnsCredential
 
@@ -155,10 +155,9 @@ class DnsCredentialViewSet(
         reads. The answer is 429 when the provider's API limit is used up, or after too many checks.
         """
         credential = self.get_object()
-        asked = CheckRequest(data=request.data)
-        asked.is_valid(raise_exception=True)
+        name = parsed(CheckRequest, request)["name"]
         with outward.for_owner(self.owner.pk):
-            calls = credentials.check_credential(credential, asked.validated_data["name"])
+            calls = credentials.check_credential(credential, name)
         shown = {"calls": CallSerializer(calls, many=True).data}
         return Response(self.get_serializer(credential).data | shown)
 

@@ -13,7 +13,7 @@ from accounts import audit, quotas
 from accounts.models import User
 from certctrl import clock, errors, watching
 from certctrl.sentences import sentence as _
-from dnsclient.cnames import WRITABLE
+from dnsclient.cnames import WRITABLE, challenge_of
 from dnsclient.names import a_label
 from dnsproviders import records, registry
 from dnsproviders.base import COMMON_FIELDS, Field, Provider, ProviderError
@@ -21,7 +21,6 @@ from dnsproviders.models import DisabledProvider, DnsCredential
 from keystore import envelope
 
 PURPOSE = "dns_credential"
-LABEL = "_acme-challenge"  # where challenges are, and where many tokens may write only
 
 
 class CheckFailed(errors.ApiError):
@@ -233,7 +232,8 @@ def _write_and_remove(credential: DnsCredential, place: str) -> None:
 
 
 def _place_of(name: str) -> str:
-    place = f"{LABEL}.{a_label(name.strip().removeprefix('*.'))}"
+    plain = a_label(name.strip().removeprefix("*."))
+    place = challenge_of(plain) if WRITABLE.fullmatch(plain) else ""
     if not WRITABLE.fullmatch(place):
         raise errors.Invalid(
             _(

@@ -57,7 +57,7 @@ def keep(needed: QuerySet[TxtRecord], now: datetime) -> int:
 
 def unpublish(record_ids: Sequence[int]) -> None:
     """Mark records that no name server shows, so that `publish` writes them again."""
-    TxtRecord.objects.filter(pk__in=record_ids, holder="").update(presented_at=None)
+    TxtRecord.objects.filter(pk__among=record_ids, holder="").update(presented_at=None)
 
 
 def correct(now: datetime, ahead: timedelta) -> None:

@@ -128,7 +128,12 @@ def code_of(row: MailedCode) -> str:
     """
     said = f"{row.uuid} {row.purpose} {row.email} {row.user_id}"
     digest = salted_hmac("signin.mailedcodes", said, algorithm="sha256").digest()
-    text = base64.b32encode(digest[:10]).decode().lower()
+    return grouped(digest[:10])
+
+
+def grouped(raw: bytes) -> str:
+    """Return 80 bits as four groups of letters and digits."""
+    text = base64.b32encode(raw).decode().lower()
     return "-".join(text[at : at + 4] for at in range(0, 16, 4))
 
 
@@ -142,17 +147,18 @@ def find(
     nobody asked a code for.
     """
     rows = list(open_codes(purpose, email, user, network).order_by("-pk"))
-    typed = _plain(code)
+    typed = plain(code)
     # The comparison is made for an unknown address too.
     compared = rows or [MailedCode(purpose=purpose, email=email)]
-    found = [each for each in compared if hmac.compare_digest(_plain(code_of(each)), typed)]
+    found = [each for each in compared if hmac.compare_digest(plain(code_of(each)), typed)]
     if not rows or not found:
         raise _wrong()
     return found[0]
 
 
-def _plain(code: str) -> bytes:
-    return "".join(each for each in code.lower() if each.isalnum()).encode("utf-8", "replace")
+def plain(code: str) -> bytes:
+    """Return the letters and digits of a code, however a person typed it."""
+    return "".join(each for each in code.lower() if each.isalnum()).encode()
 
 
 def _wrong() -> errors.Invalid:
@@ -171,8 +177,10 @@ def spend(row: MailedCode) -> None:
     Raise Invalid if another request has ended them meanwhile.
     """
     rows = open_codes(row.purpose, row.email).filter(user=row.user_id)
-    if not rows.update(used_at=clock.now(), wake_at=None, password=""):
+    ended: dict[str, Any] = {"used_at": clock.now(), "wake_at": None, "password": ""}
+    if not rows.filter(pk=row.pk).update(**ended):
         raise _wrong()
+    rows.update(**ended)
 
 
 def open_codes(

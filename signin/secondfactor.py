@@ -115,7 +115,7 @@ def renew_codes(user: User, request: HttpRequest) -> list[str]:
 
 @sensitive_variables()
 def _make_codes(factor: SecondFactor) -> list[str]:
-    codes = [_new_code() for _other in range(RECOVERY_CODES)]
+    codes = [mailedcodes.grouped(secrets.token_bytes(10)) for _other in range(RECOVERY_CODES)]
     RecoveryCode.objects.bulk_create(
         [RecoveryCode(factor=factor, digest=_digest(each)) for each in codes]
     )
@@ -227,15 +227,8 @@ def _step_of(factor: SecondFactor, code: str) -> int | None:
     return None
 
 
-def _new_code() -> str:
-    """Return 80 random bits as four groups of letters and digits."""
-    text = base64.b32encode(secrets.token_bytes(10)).decode().lower()
-    return "-".join(text[at : at + 4] for at in range(0, 16, 4))
-
-
 def _digest(code: str) -> str:
-    plain = "".join(each for each in code.lower() if each.isalnum())
-    return hashlib.sha256(plain.encode()).hexdigest()
+    return hashlib.sha256(mailedcodes.plain(code)).hexdigest()
 
 
 def _note(request: HttpRequest, user: User, action: str, **detail: int) -> None:

@@ -141,15 +141,16 @@ def to_look_at(now: datetime) -> tuple[list[int], list[Candidate]]:
     An attempt that a worker left behind gets a look of its own. It may have killed the worker, and
     in a batch the death would count for all rows.
     """
-    oldest = due(IS_LOOKED_AT, now, LOOKS * workflow.BATCH, "holder", *COLUMNS)
+    oldest = due(IS_LOOKED_AT, now, LOOKS * workflow.BATCH, "holder")
     if not oldest:
         return [], []
     lately = now - timedelta(seconds=workflow.LEASE)
     sent = Issuance.objects.on_their_way().filter(IS_LOOKED_AT, holder="", queued_at__gte=lately)
     room = max(0, LOOKS - sent.count())
-    shared = [pk for pk, holder, *_ in oldest if not holder][: room * workflow.BATCH]
-    alone = [Candidate(pk, Calls(*values)) for pk, holder, *values in oldest if holder]
-    return shared[:: workflow.BATCH], alone
+    shared = [pk for pk, holder in oldest if not holder][: room * workflow.BATCH]
+    left = Issuance.objects.filter(pk__among=[pk for pk, holder in oldest if holder])
+    read = left.order_by("wake_at").values_list("pk", *COLUMNS)
+    return shared[:: workflow.BATCH], [Candidate(pk, Calls(*values)) for pk, *values in read]
 
 
 def due(rows: Q, now: datetime, most: int, *columns: str) -> list[Any]:

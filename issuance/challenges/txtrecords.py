@@ -72,7 +72,8 @@ def keep_needed(due: QuerySet[TxtRecord], now: datetime) -> int:
 def left_by(issuance: Issuance) -> list[int]:
     """Return the ids of the records that the attempt leaves to its worker, at most MOST_AT_ONCE.
 
-    They are due, or will be within LEFT_TO_WORKER.
+    Those that are read are due, or will be within LEFT_TO_WORKER. A walk that knows its
+    authorizations returns all of theirs, and `withdraw` decides.
     """
     if issuance.listed is not None:
         is_over = issuance.state not in Issuance.BEFORE_VALIDATED

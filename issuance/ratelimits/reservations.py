@@ -177,7 +177,7 @@ def step_aside(issuance: Issuance) -> None:
     """Give up the place in the queue of an attempt that cannot order now. It asks again later."""
     reservation = _stored(issuance)
     if reservation and reservation.state == State.WAITING:
-        with issuance.fence():
+        with issuance.fence(slot_at=None):
             ledger, _costs = _locked(reservation)
             _leave(reservation)
             ledger.save()

@@ -3,14 +3,18 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 import time_machine
+from django.conf import settings
 from django.contrib.auth.hashers import BasePasswordHasher
 from django.core.cache import cache
+from django.test import RequestFactory
 
-from accounts import passwords, services
+from accounts import browsers, passwords, services
 from accounts.models import Session
+from certctrl import clock
 from certctrl.errors import Unavailable
 from tests import factories
 from tests.factories import PASSWORD
@@ -355,6 +359,49 @@ def test_a_browser_stays_known_to_each_of_its_users(login, client_of, alice, bob
     try_from_everywhere(client_of, alice.email, few)
     client.defaults["REMOTE_ADDR"] = "198.51.100.7"
     assert login(client=client).status_code == 200
+
+
+def test_a_browser_is_known_for_thirty_days_whoever_else_signs_in(
+    login, client_of, alice, bob, few
+):
+    client = client_of()
+    with time_machine.travel(clock.now(), tick=False) as traveller:
+        for email, days in ((alice.email, 25), (bob.email, 6), (bob.email, 0)):
+            assert login(client=client, email=email).status_code == 200
+            client.post("/auth/logout")
+            traveller.shift(timedelta(days=days))
+        try_from_everywhere(client_of, alice.email, few)
+        try_from_everywhere(client_of, bob.email, few)
+        client.defaults["REMOTE_ADDR"] = "198.51.100.7"
+        assert login(client=client, email=bob.email).status_code == 200
+        client.defaults["REMOTE_ADDR"] = "198.51.100.8"
+        assert login(client=client).status_code == 429
+
+
+def test_a_browser_is_known_to_its_latest_users(login, client_of, alice, bob, few, monkeypatch):
+    monkeypatch.setattr(browsers, "MOST_USERS", 1)
+    client = client_of()
+    for email in (alice.email, bob.email):
+        login(client=client, email=email)
+        client.post("/auth/logout")
+    try_from_everywhere(client_of, alice.email, few)
+    client.defaults["REMOTE_ADDR"] = "198.51.100.7"
+    assert login(client=client).status_code == 429
+
+
+def test_a_sign_in_without_a_password_gives_no_new_tries_of_it(client_of, alice):
+    answers = []
+    for _number in range(3):
+        client = client_of()
+        request = RequestFactory().get("/")
+        request.session = client.session
+        services.begin_session(request, alice, ("link",))
+        request.session.save()
+        client.cookies[settings.SESSION_COOKIE_NAME] = request.session.session_key
+        for _try in range(services.MAX_FAILURES // 2):
+            sent = client.post("/confirm", {"password": "Wrong-horse-1"}, format="multipart")
+            answers.append(sent.status_code)
+    assert answers.count(429) == services.MAX_FAILURES // 2
 
 
 def test_strangers_do_not_stop_a_session_from_confirming(client_of, alice, few):

@@ -408,6 +408,12 @@ def test_a_record_that_a_check_cannot_remove_is_left_to_the_sweep(
     assert server.txt(CHALLENGE) == {row.value}
 
 
+def test_the_name_of_a_challenge_gets_no_second_label(owner: User, server: NameServer) -> None:
+    data = RFC2136 | {"server": "127.0.0.1", "port": server.port}
+    credentials.check_credential(credentials.create_credential(owner, data), CHALLENGE)
+    assert TxtRecord.objects.get().name == CHALLENGE
+
+
 @pytest.mark.parametrize("name", ["a b.example.com", "x" * 250, "<b>", "..", "*"])
 def test_a_check_refuses_a_name_that_can_have_no_record(owner: User, name: str) -> None:
     credential = credentials.create_credential(owner, RFC2136)

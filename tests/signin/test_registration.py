@@ -232,6 +232,16 @@ def test_a_stranger_who_registers_too_stops_nobody(ask, is_open, sent):
     assert not mailedcodes.open_codes("register", BODY["email"]).exists()
 
 
+def test_a_code_that_was_used_meanwhile_ends_no_newer_one(alice, rf, is_open):
+    mailedcodes.request_code(rf.get("/"), MailedCode.Purpose.RESET, alice.email, user=alice)
+    row = MailedCode.objects.get()
+    mailedcodes.spend(row)
+    mailedcodes.request_code(rf.get("/"), MailedCode.Purpose.RESET, alice.email, user=alice)
+    with pytest.raises(errors.Invalid):
+        mailedcodes.spend(row)
+    assert mailedcodes.open_codes(MailedCode.Purpose.RESET, alice.email).count() == 1
+
+
 def test_the_older_code_counts_beside_the_newer(ask, is_open, mailed_code):
     register(ask)
     first = mailed_code()

@@ -28,7 +28,7 @@ from authorities.models import AcmeAccount
 from certctrl import clock, dispatch
 from devices.models import Device
 from dnsproviders import registry
-from issuance import rollout, tasks, workflow
+from issuance import preflight, rollout, tasks, workflow
 from issuance.beat import following, pruning, renewals, sweep
 from issuance.models import Certificate, Deployment, Issuance, RenewalInfo
 from issuance.renewal import schedule
@@ -137,6 +137,7 @@ class Simulation(World):
         self.depth = len(connection.savepoint_ids)
         self._patch(monkeypatch)
         cache.clear()
+        preflight.forget()
         self._cast()
 
     def _patch(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -360,6 +360,12 @@ def test_a_zone_that_was_just_shown_is_not_asked_for_again(world, account, crede
     assert "zone.zone_of" not in issued(world, account, credential, "b.example.com")
 
 
+def test_a_zone_is_asked_for_again_after_a_minute(world, account, credential, in_one_zone):
+    issued(world, account, credential, "a.example.com")
+    world.advance(checks.SHOWN_KEPT)
+    assert issued(world, account, credential, "b.example.com")[0] == "zone.zone_of"
+
+
 def test_another_secret_is_asked_for_the_zone_again(world, account, credential, owner, in_one_zone):
     issued(world, account, credential, "a.example.com")
     secret = envelope.seal(owner, "dns_credential", b'{"token": "another"}')

@@ -50,6 +50,22 @@ def test_a_new_attempt_waits_without_an_order(world, account, credential, owner,
     assert world.zone.txt() == []
 
 
+def test_an_attempt_that_waits_for_a_limit_gives_up_its_moment(
+    world, account, credential, disable, settings
+):
+    settings.ACME_CAS = {"custom": {"limits": {"account": [1, 7200]}}}
+    issued(world, account, credential, "www.example.com")
+    _, issuance = world.create(account, credential, "new.example.com")
+    world.deliver()
+    issuance.refresh_from_db()
+    assert issuance.slot_at
+    disable()
+    world.settle(40, 1200)
+    issuance.refresh_from_db()
+    assert issuance.slot_at is None
+    assert "is disabled" in issuance.waits_for
+
+
 def test_an_attempt_with_an_order_waits_without_a_record(
     world, account, credential, owner, disable
 ):
