@@ -105,7 +105,8 @@ def test_each_of_several_cas_is_warned_of_and_names_what_it_signed(world, make_c
     one, two = told(Kind.CA_EXPIRING)
     assert (one.data["name"], one.data["certificates"]) == ("One", 0)
     assert (two.data["name"], two.data["certificates"]) == ("Two", 7)
-    assert "account of it: 7 (n0.local, n1.local, n2.local, n3.local, n4.local and 2 more)" in two.body
+    used = "7 (n0.local, n1.local, n2.local, n3.local, n4.local and 2 more)"
+    assert f"account of it: {used}" in two.body
 
 
 def test_a_ca_that_was_deleted_is_not_warned_of(world, make_ca):
