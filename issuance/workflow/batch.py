@@ -94,12 +94,14 @@ def look() -> list[int]:
 
 
 def _whole(rows: Sequence[Issuance]) -> list[Issuance]:
-    """Return the rows with all columns, in the turn that holds them."""
+    """Return the rows with all columns. They have the turns of the given ones, which lose them."""
     if not rows:
         return []
     mine = Issuance.objects.filter(pk__among=[row.pk for row in rows], holder=rows[0].holder)
     left = rows[0].turn_left()
-    return [row.begin(left) for row in mine.prefetch_related("credential")]
+    for row in rows:
+        row.holder = ""
+    return [each.begin(left) for each in mine.prefetch_related("credential")]
 
 
 def _stumble(rows: Sequence[Issuance]) -> list[int]:
@@ -171,6 +173,8 @@ def _put_back_together(
     """
     mine = Issuance.objects.filter(pk__among=[row.pk for row in rows], holder=rows[0].holder)
     mine.update(holder="", queued_at=None, deaths=0, wake_at=wake_at, **fields)
+    for row in rows:
+        row.holder = ""
 
 
 def _publish_again_together(ends: Sequence[tuple[Issuance, Done]]) -> None:
