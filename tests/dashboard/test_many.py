@@ -79,10 +79,13 @@ def held_back(like: Certificate) -> None:
 
 
 def delayed(like: Certificate) -> None:
-    """Let as many attempts keep their places in the queue while the CA has a trouble."""
+    """Let an attempt of each keep its place in the queue while the CA has a trouble."""
     ended = Issuance.objects.get(certificate=like)
     copied = {field.attname: getattr(ended, field.attname) for field in Issuance._meta.fields}
-    made = Issuance.objects.bulk_create(Issuance(**copied | {"id": None}) for _ in range(MANY))
+    made = Issuance.objects.bulk_create(
+        Issuance(**copied | {"id": None, "certificate_id": pk})
+        for pk in Certificate.objects.exclude(pk=like.pk).values_list("pk", flat=True)
+    )
     place = {"owner": like.owner, "asked_at": clock.now()}
     Reservation.objects.bulk_create(Reservation(issuance=each, **place) for each in made)
 
