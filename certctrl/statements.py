@@ -6,6 +6,7 @@ execution. The SQL stays the same here, so PostgreSQL also finds it among its pr
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -95,12 +96,39 @@ def _cursor(connection: Any) -> Any:
     return kept
 
 
+def _literal(value: Any) -> str | None:
+    """Return a constant of the code as SQL, or None if it must be a parameter."""
+    match value:
+        case bool() | int():
+            return str(value).upper()
+        case str():
+            quoted = str(value).replace("'", "''").replace("%", "%%")
+            return None if "\\" in quoted or not quoted.isprintable() else f"'{quoted}'"
+    return None
+
+
 class Statement:
-    """SQL with its parameters: values, and objects of Parameter."""
+    """SQL with its parameters: values, and objects of Parameter.
+
+    Values that are constants become a part of the SQL. PostgreSQL plans a prepared statement once,
+    and reads a partial index only if the plan shows its condition, for any values of parameters.
+    """
 
     def __init__(self, sql: str, parameters: Sequence[Any]) -> None:
-        self.sql = sql
-        self.parameters = tuple(parameters)
+        left: list[Any] = []
+        given = iter(parameters)
+
+        def put(found: re.Match[str]) -> str:
+            if found[0] == "%%":
+                return "%%"
+            value = next(given)
+            if (literal := _literal(value)) is not None:
+                return literal
+            left.append(value)
+            return "%s"
+
+        self.sql = re.sub("%%|%s", put, sql)
+        self.parameters = tuple(left)
 
     def bound(self, values: dict[str, Any], connection: BaseDatabaseWrapper) -> list[Any]:
         return [

@@ -278,9 +278,12 @@ class TurnsQuerySet(models.QuerySet[Row]):
             # skip_locked: parallel workers must not all choose the same rows.
             oldest = due.order_by("wake_at").select_for_update(skip_locked=True)
             ids = list(oldest.values_list("pk", flat=True)[:most])
-            if not ids or not due.filter(pk__among=ids).update(holder=token, **fields):
+            if not ids:
                 return []
-        return [row.begin(turn) for row in self.filter(pk__among=ids, holder=token)]
+            # By the ids alone. They are locked, and without statistics PostgreSQL may read all
+            # due rows to find them.
+            self.model._base_manager.filter(pk__among=ids).update(holder=token, **fields)
+        return [row.begin(turn) for row in self.filter(pk__among=ids)]
 
     @contextmanager
     def turn(self, pk: int, *, due: bool = True, **needs: Any) -> Iterator[Row]:

@@ -133,7 +133,7 @@ def look() -> None:
             except lanes.Full:
                 return Issuance.objects.put_looks_back()
             start_all(shown)
-            if stopping.is_set() or not Issuance.objects.needs_look().exists():
+            if stopping.is_set() or not Issuance.objects.needs_look().has_due():
                 return None
         return None
     finally:

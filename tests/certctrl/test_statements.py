@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 from django.db import connection
-from django.db.models import Exists, F, OuterRef
+from django.db.models import Exists, F, OuterRef, Value
 from django.test.utils import CaptureQueriesContext
 
 from accounts.models import AuditEvent
@@ -139,6 +139,23 @@ def test_rows_are_found_among_numbers_with_one_parameter(row):
     with CaptureQueriesContext(connection) as queries:
         assert not AcmeAccount.objects.filter(pk__among=[]).exists()
     assert len(queries) == 0
+
+
+def test_constants_are_a_part_of_the_sql(row):
+    AcmeAccount.objects.update(name="it's 5 % %s")
+    rows = AcmeAccount.objects.filter(name="it's 5 % %s", pk__gt=0, pk=Parameter("pk"))
+    read = Select(rows.annotate(is_one=Value(True)))
+    assert len(read.parameters) == 1
+    assert [each.is_one for each in read(pk=row.pk)] == [True]
+    assert read(pk=row.pk + 1) == []
+
+
+@pytest.mark.parametrize("odd", ["back\\slash", "a\nline"])
+def test_an_odd_constant_stays_a_parameter(row, odd):
+    AcmeAccount.objects.update(name=odd)
+    read = Select(AcmeAccount.objects.filter(name=odd))
+    assert read.parameters == (odd,)
+    assert read() == [row]
 
 
 @pytest.mark.postgres_only

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from devices import installplans
 from devices.models import InstallPlan
 from dnsproviders.models import TxtRecord
 from issuance import rollout, services
-from issuance.beat import clockstep, pruning, renewals, rollouts, sweep
+from issuance.beat import admission, clockstep, pruning, renewals, rollouts, sweep
 from issuance.beat.due import due_tables
 from issuance.models import (
     Authorization,
@@ -187,6 +188,49 @@ def test_a_crowd_that_waits_is_not_searched_for_due_rows(world, account, credent
         found = [scan for sql, params in ran for scan in _postgres_scans(cursor, sql, params)]
     crowds = ("issuance_issuance", "dnsproviders_txtrecord")
     assert not [scan for scan in found if scan.endswith(crowds)]
+
+
+@pytest.mark.slow
+@pytest.mark.postgres_only
+def test_a_kept_plan_finds_due_steps_beside_a_crowd_that_waits(world, account, credential):
+    names = [f"host{number}.example.com" for number in range(3000)]
+    later = world.time + timedelta(hours=1)
+    waiting.attempts(account, credential, names, world.time, wake_at=later)
+    with statements() as ran:
+        admission.choose(world.time)
+    assert len(ran) > 4
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE issuance_issuance")
+        plans = [_kept_plan(cursor, sql) for sql, _ in ran if "queued_at" in sql]
+    assert plans
+    assert not [plan for plan in plans if "issuance_wake_at" in plan]
+
+
+def _kept_plan(cursor: Any, sql: str) -> str:
+    """Return the plan that PostgreSQL keeps for a prepared statement, for any parameters."""
+    numbers = count(1)
+    prepared = re.sub("%s", lambda _: f"${next(numbers)}", sql)
+    cursor.execute(f"EXPLAIN (GENERIC_PLAN) {prepared}")
+    return "\n".join(line for (line,) in cursor.fetchall())
+
+
+@pytest.mark.slow
+@pytest.mark.postgres_only
+def test_a_batch_of_looks_reads_its_own_rows_whatever_was_counted(world, account, credential):
+    names = [f"host{number}.example.com" for number in range(3000)]
+    waiting.attempts(
+        account, credential, names, world.time, wake_at=world.time + timedelta(hours=1)
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE issuance_issuance")  # while none is due
+        Issuance.objects.update(wake_at=world.time)
+        with statements() as ran:
+            rows = Issuance.objects.claim_batch(20, lease=30, turn=20, state="presented")
+        [(sql, params)] = [each for each in ran if each[0].startswith("UPDATE")]
+        cursor.execute(f"EXPLAIN {sql}", params)
+        plan = str(cursor.fetchall())
+    assert len(rows) == 20
+    assert "issuance_wake_at" not in plan
 
 
 def test_a_second_sweep_reads_only_what_is_on_its_way(rows, world, account, credential):
