@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import structlog
 from celery import Task
 from django.conf import settings
-from django.db.models import Case, F, QuerySet, Value, When
+from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Least
 from kombu.exceptions import OperationalError
 
@@ -118,8 +118,8 @@ def send_each(rows: QuerySet[Any], messages: Mapping[int, Callable[[], bool]]) -
     """
     now = clock.now()
     ids = list(messages)
-    back = Case(When(holder="", then=Least(F("wake_at"), Value(now - SKEW))), default=F("wake_at"))
-    rows.filter(pk__among=ids).update(queued_at=now, wake_at=back)
+    rows.filter(pk__among=ids, holder="").update(wake_at=Least(F("wake_at"), Value(now - SKEW)))
+    rows.filter(pk__among=ids).update(queued_at=now)
     if unsent := list(dropwhile(lambda pk: messages[pk](), ids)):
         rows.model._base_manager.filter(pk__among=unsent, holder="").update(queued_at=None)
 
