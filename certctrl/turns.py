@@ -394,7 +394,7 @@ class Turns(models.Model):
         self.write_unless_changed({}, fields)
 
     def write_unless_changed(self, before: dict[str, Any], fields: dict[str, Any]) -> bool:
-        """Update these columns if the row still has the values of `before`.
+        """Update these columns if the row still has the values of `before`. They get plain values.
 
         Return False when it has others. Raise LostTurn after the turn was lost.
         """
@@ -404,19 +404,13 @@ class Turns(models.Model):
             return False
         self._checked = clock.monotonic()
         for name, value in fields.items():
-            if not hasattr(value, "resolve_expression"):
-                setattr(self, name, value)
+            setattr(self, name, value)
         return True
 
     def _update(self, before: dict[str, Any], fields: dict[str, Any]) -> int:
-        """Update these columns of the row if the turn holds it and it has the values of `before`.
-
-        Return the number of rows.
-        """
+        """Update these columns as `write_unless_changed` does. Return the number of rows."""
         if not self.holder:
             raise LostTurn
-        if any(hasattr(value, "resolve_expression") for value in fields.values()):
-            return self.mine().filter(**before).update(**fields)
         unset = frozenset(name for name, value in before.items() if value is None)
         vendor = connections[DEFAULT_DB_ALIAS].vendor
         update = _compiled_update(type(self), vendor, tuple(before), unset, tuple(fields))
