@@ -176,10 +176,7 @@ def step_aside(issuance: Issuance) -> None:
     reservation = _stored(issuance)
     if reservation and reservation.state == State.WAITING:
         with issuance.fence(slot_at=None):
-            ledger, _costs = _locked(reservation)
-            _leave(reservation)
-            ledger.save()
-            queue.call_next(ledger)
+            end_reservation(issuance)
 
 
 def end_reservation(issuance: Issuance) -> None:
