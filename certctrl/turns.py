@@ -127,13 +127,11 @@ class LostTurn(Exception):
     """The turn was lost: the lease ran out, or a person canceled. Write nothing more."""
 
 
-def retry_pause(stumbles: int, trouble: Trouble | None = None) -> float:
+def retry_pause(stumbles: int, asked: float | None = None) -> float:
     """Return the seconds until the next try. `stumbles` counts Troubles in a row, with this one.
 
-    The pause comes from RETRIES. It is longer when `trouble` says that the other side asked for
-    more.
+    The pause comes from RETRIES. It is longer when the other side `asked` for more seconds.
     """
-    asked = trouble.retry_after if trouble else None
     return max(RETRIES[min(stumbles, len(RETRIES)) - 1], asked or 0)
 
 
@@ -486,7 +484,7 @@ class Turns(models.Model):
     def stumble(self, trouble: Trouble) -> None:
         """End the turn after a Trouble, and sleep for retry_pause(), at most one day."""
         stumbles = self.stumbles + 1
-        pause = timedelta(seconds=retry_pause(stumbles, trouble))
+        pause = timedelta(seconds=retry_pause(stumbles, trouble.retry_after))
         # The limit is one day. A mistaken Retry-After of a week would keep a TXT record in its
         # zone.
         self.rest(min(pause, A_DAY), stumbles=stumbles)
