@@ -26,7 +26,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, models, transaction
 from django.db.models import Case, DateTimeField, F, Q, Value, When
 
 from certctrl import board, clock
-from certctrl.sentences import Sentence, with_parts
+from certctrl.sentences import printable
 from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, Select, Update
 
@@ -39,7 +39,6 @@ MAX_DEATHS = 5  # deaths in a row; a row that kills workers must not do so for e
 A_DAY = timedelta(days=1)
 SKEW = timedelta(seconds=60)  # how far another machine's clock may be behind
 SWEPT = "sweep_ended_at"  # cache key: when the last sweep ended, in epoch seconds
-MOST_SAID = 4000  # characters of a stored sentence
 TIME: "DateTimeField[Any, Any]" = DateTimeField()
 CHECKED_WITHIN = 1.0  # seconds; breathe() trusts a write that is younger, once
 
@@ -62,22 +61,6 @@ class Stopping:
 
 
 stopping = Stopping()
-
-
-def printable(what: str) -> str:
-    """Return the sentence with unprintable characters as spaces, cut to MOST_SAID characters.
-
-    Sentences quote text from other servers, and each attempt and event stores them. No text column
-    accepts a NUL character. A sentence that was cut is in English only.
-    """
-    if len(what) <= MOST_SAID and what.isprintable():  # and so are the parts in it
-        return what
-    if isinstance(what, Sentence):
-        clean = with_parts(what, printable) if what.parts else what
-        if len(clean) <= MOST_SAID:
-            return clean
-    what = what if len(what) <= MOST_SAID else what[: MOST_SAID - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    return "".join(each if each.isprintable() else " " for each in what)
 
 
 class Wait(Exception):

@@ -6,7 +6,8 @@ import pytest
 from django.db import OperationalError
 
 from certctrl import turns
-from certctrl.turns import MOST_SAID, LostTurn, Trouble, Wait, retry_pause
+from certctrl.sentences import MOST_SAID
+from certctrl.turns import LostTurn, Trouble, Wait, retry_pause
 from issuance.models import Issuance
 from tests.fakes.world import World
 
