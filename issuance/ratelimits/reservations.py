@@ -27,7 +27,7 @@ from certctrl import clock, retention
 from certctrl.turns import Trouble, Wait
 from issuance.models import TOO_LONG, Issuance, LimitBucket, Reservation, ReservedToken
 from issuance.ratelimits import charges, queue
-from issuance.ratelimits.charges import Charges
+from issuance.ratelimits.charges import Charge
 from issuance.ratelimits.feedback import learn
 from issuance.ratelimits.ledger import COUNTED_WHEN_ISSUED, Ledger
 from issuance.ratelimits.messages import sentence
@@ -127,13 +127,13 @@ def _become(reservation: Reservation, state: str, lacks: LimitBucket | None = No
 
 
 def record_order_result(
-    issuance: Issuance, trouble: Trouble | None = None, counted: Charges | None = None
+    issuance: Issuance, trouble: Trouble | None = None, counted: Iterable[Charge] = ()
 ) -> None:
     """Record the result of newOrder.
 
     A refused order costs no token. A Retry-After closes the bucket until then. An order that got no
-    response is charged to the account, because the CA may have counted it. `counted` is None for an
-    order that the CA should not count.
+    response is charged to the account, because the CA may have counted it. `counted` is empty for
+    an order that the CA should not count.
     """
     said_no = isinstance(trouble, Refused) or (trouble is not None and trouble.code == RATE_LIMITED)
     reservation = _stored(issuance)
