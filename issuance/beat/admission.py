@@ -47,7 +47,7 @@ class Candidate(NamedTuple):
     """A due attempt that may get a message."""
 
     id: int
-    calls: Calls
+    state: str
     priority: int = dispatch.FIRST
 
 
@@ -82,7 +82,7 @@ class Choice:
         go first.
         """
         while most > 0:
-            full: dict[Calls, Q] = {}
+            full: set[Q] = set()
             for pk, *values in due(rows, self.now, most + len(self.chosen), *COLUMNS):
                 if not most:
                     return
@@ -93,14 +93,16 @@ class Choice:
                 if self.shares.has_room(parties, fairly=fairly):
                     few = self.shares.owners[parties.owner] < FEW
                     usual = dispatch.FIRST if few else dispatch.LATER
-                    self.chosen[pk] = Candidate(pk, calls, usual if priority is None else priority)
+                    self.chosen[pk] = Candidate(
+                        pk, calls.state, usual if priority is None else priority
+                    )
                     self.shares.add(parties)
                     most -= 1
                 else:
-                    full[calls] = self._full(calls, parties, fairly=fairly)
+                    full.add(self._full(calls, parties, fairly=fairly))
             if not full:
                 return
-            for others in set(full.values()):
+            for others in full:
                 rows &= ~others
 
     def _full(self, calls: Calls, parties: Parties, *, fairly: bool) -> Q:
@@ -148,9 +150,8 @@ def to_look_at(now: datetime) -> tuple[list[int], list[Candidate]]:
     sent = Issuance.objects.on_their_way().filter(IS_LOOKED_AT, holder="", queued_at__gte=lately)
     room = max(0, LOOKS - sent.count())
     shared = [pk for pk, holder in oldest if not holder][: room * workflow.BATCH]
-    left = Issuance.objects.filter(pk__among=[pk for pk, holder in oldest if holder])
-    read = left.order_by("wake_at").values_list("pk", *COLUMNS)
-    return shared[:: workflow.BATCH], [Candidate(pk, Calls(*values)) for pk, *values in read]
+    left_behind = [Candidate(pk, State.PRESENTED) for pk, holder in oldest if holder]
+    return shared[:: workflow.BATCH], left_behind
 
 
 def due(rows: Q, now: datetime, most: int, *columns: str) -> list[Any]:

@@ -94,7 +94,7 @@ def admit_issuances(now: datetime) -> None:
     looks, left_behind = admission.to_look_at(now)
     messages = {pk: partial(dispatch.nudge, tasks.look) for pk in looks}
     for each in (*admission.choose(now), *left_behind):
-        messages[each.id] = partial(tasks.start, each.id, each.calls.state, priority=each.priority)
+        messages[each.id] = partial(tasks.start, each.id, each.state, priority=each.priority)
     dispatch.send_each(Issuance.objects.sendable(now), messages)
 
 
