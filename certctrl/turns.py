@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import structlog
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, connections, models, transaction
+from django.db import connections, models, transaction
 from django.db.models import Case, DateTimeField, F, Q, Value, When
 
 from certctrl import board, clock
@@ -146,7 +146,6 @@ _claims: dict[Any, tuple[Update, Select[Any]]] = {}
 @cache
 def _compiled_update(
     model: "type[Turns]",
-    vendor: str,
     before: tuple[str, ...],
     unset: frozenset[str],
     columns: tuple[str, ...],
@@ -158,7 +157,7 @@ def _compiled_update(
 
 
 @cache
-def _compiled_check(model: "type[Turns]", vendor: str) -> Select[Any]:
+def _compiled_check(model: "type[Turns]") -> Select[Any]:
     mine = model._base_manager.filter(pk=Parameter("pk"), holder=Parameter("holder"))
     return Select(mine.values_list("pk"))
 
@@ -231,9 +230,8 @@ class TurnsQuerySet(models.QuerySet[Row]):
         query set without conditions.
         """
         assert not self.query.where, "a claim takes its conditions as arguments"
-        vendor = connections[self.db].vendor
         reads = (str(self.query.select_related), str(self.query.deferred_loading))
-        key = (self.model, vendor, reads, due, needs)
+        key = (self.model, reads, due, needs)
         if key not in _claims:
             at, token = Parameter("at", TIME), Parameter("token")
             row = self.filter(pk=Parameter("pk"))
@@ -241,7 +239,7 @@ class TurnsQuerySet(models.QuerySet[Row]):
             rows = rows.due(at) if due else rows.filter(Q(holder="") | Q(wake_at__lte=at))
             fields = self.claim_fields(at, Parameter("ends", TIME), Parameter("late", TIME))
             update = Update(rows, {"holder": token, **fields})
-            is_one = vendor == "postgresql"
+            is_one = connections[self.db].vendor == "postgresql"
             read = Select(self.all(), update) if is_one else Select(row.filter(holder=token))
             _claims[key] = update, read
         return _claims[key]
@@ -393,15 +391,14 @@ class Turns(models.Model):
         if not self.holder:
             raise LostTurn
         unset = frozenset(name for name, value in before.items() if value is None)
-        vendor = connections[DEFAULT_DB_ALIAS].vendor
-        update = _compiled_update(type(self), vendor, tuple(before), unset, tuple(fields))
+        update = _compiled_update(type(self), tuple(before), unset, tuple(fields))
         values = {"of pk": self.pk, "of holder": self.holder}
         values |= {f"was {name}": value for name, value in before.items()}
         values |= {f"to {name}": value for name, value in fields.items()}
         return update(**values)
 
     def _is_mine(self) -> bool:
-        check = _compiled_check(type(self), connections[DEFAULT_DB_ALIAS].vendor)
+        check = _compiled_check(type(self))
         return bool(self.holder and check(pk=self.pk, holder=self.holder))
 
     @contextmanager

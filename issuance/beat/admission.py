@@ -12,7 +12,6 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from django.conf import settings
-from django.db import connection
 from django.db.models import Q
 
 from certctrl import dispatch
@@ -157,12 +156,12 @@ def to_look_at(now: datetime) -> tuple[list[int], list[Candidate]]:
 def due(rows: Q, now: datetime, most: int, *columns: str) -> list[Any]:
     """Return the id and `columns` of due attempts without a message, the longest waiting first."""
     resend = now - timedelta(seconds=settings.RESEND)
-    read = _compiled(connection.vendor, rows, columns)
+    read = _compiled(rows, columns)
     return read(at=now, resend=resend, ahead=now + SKEW, most=most)
 
 
 @lru_cache(maxsize=256)
-def _compiled(vendor: str, rows: Q, columns: tuple[str, ...]) -> Select[Any]:
+def _compiled(rows: Q, columns: tuple[str, ...]) -> Select[Any]:
     found = Issuance.objects.filter(rows).due(Parameter("at"))
     found = found.without_message(Parameter("resend"), Parameter("ahead"))
     read = found.order_by("wake_at").values_list("id", *columns)
