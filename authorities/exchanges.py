@@ -23,7 +23,7 @@ from django.conf import settings
 from authorities.models import AcmeAccount, Exchange
 from certctrl import clock, retention, watching
 from certctrl.log import MASK, mask
-from certctrl.turns import MOST_SAID
+from certctrl.sentences import MOST_SAID
 
 logger = structlog.get_logger()
 

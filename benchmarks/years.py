@@ -22,8 +22,8 @@ from datetime import UTC, datetime, timedelta
 
 from authorities.catalog import Limit
 from benchmarks.measuring import tell
-from issuance import ratelimits
-from issuance.ratelimits import Level
+from issuance.ratelimits import buckets
+from issuance.ratelimits.buckets import Level
 from issuance.renewal import schedule
 
 START = datetime(2027, 1, 1, tzinfo=UTC)
@@ -130,16 +130,14 @@ class Years:
         )
 
     def slot(self, wanted: list[tuple[str, int]], now: datetime) -> datetime:
-        return max(
-            ratelimits.slot(self.level(key, now), now, self.limits[key[0]]) for key in wanted
-        )
+        return max(buckets.slot(self.level(key, now), now, self.limits[key[0]]) for key in wanted)
 
     def level(self, key: tuple[str, int], now: datetime) -> Level:
         return self.levels.setdefault(key, Level(self.limits[key[0]].capacity, now))
 
     def take(self, wanted: list[tuple[str, int]], now: datetime) -> None:
         for key in wanted:
-            self.levels[key] = ratelimits.take(self.level(key, now), now, self.limits[key[0]])
+            self.levels[key] = buckets.take(self.level(key, now), now, self.limits[key[0]])
         self.counted.order(wanted, now)
         self.orders += 1
 

@@ -4,7 +4,7 @@ A message carries one id. A lost or doubled message changes nothing.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
 from itertools import dropwhile
@@ -72,10 +72,10 @@ class Shares:
 
 def admit(
     rows: TurnsQuerySet[Any],
-    now: datetime,
     task: "Task[Any, Any]",
     lane_of: Callable[..., lanes.Lane | None],
-    *columns: str,
+    columns: Sequence[str],
+    now: datetime,
     most: int = SHARE,
 ) -> None:
     """Send the task for sendable rows, oldest `wake_at` first.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 else:
     TextField = models.TextField
 
+MOST_SAID = 4000  # characters of a stored sentence
 STORED = "\x1e"  # begins a stored sentence; no text of another party has this character
 SEPARATORS = (gettext_noop(", "), gettext_noop("; "), gettext_noop(": "), gettext_noop(". "))
 Part = str | int | float
@@ -140,6 +141,22 @@ def part_of(sentence: str, name: str) -> str:
 
 
 # --- Storage ---
+
+
+def printable(what: str) -> str:
+    """Return the sentence with unprintable characters as spaces, cut to MOST_SAID characters.
+
+    Sentences quote text from other servers, and each attempt and event stores them. No text column
+    accepts a NUL character. A sentence that was cut is in English only.
+    """
+    if len(what) <= MOST_SAID and what.isprintable():  # and so are the parts in it
+        return what
+    if isinstance(what, Sentence):
+        clean = with_parts(what, printable) if what.parts else what
+        if len(clean) <= MOST_SAID:
+            return clean
+    what = what if len(what) <= MOST_SAID else what[: MOST_SAID - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return "".join(each if each.isprintable() else " " for each in what)
 
 
 def stored(sentence: str) -> str:

@@ -2,6 +2,7 @@
 
 Django compiles a query set each time it is executed. For most statements this costs more than the
 execution. The SQL stays the same here, so PostgreSQL also finds it among its prepared statements.
+A process has one database, so it compiles each statement once.
 """
 
 import inspect
@@ -9,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from django.core.exceptions import EmptyResultSet
@@ -228,16 +230,8 @@ def select(build: Callable[..., QuerySet[M, Any]]) -> Callable[..., list[Any]]:
     `build` gets a Parameter for each of its names. The function gets the values by these names. All
     other values are those of the first call, so `build` must not read the clock or a setting.
     """
-    names = list(inspect.signature(build).parameters)
-    kept: dict[str, Select[M]] = {}
-
-    def execute(**values: Any) -> list[Any]:
-        vendor = connections[DEFAULT_DB_ALIAS].vendor
-        if vendor not in kept:
-            kept[vendor] = Select(build(**{name: Parameter(name) for name in names}))
-        return kept[vendor](**values)
-
-    return execute
+    compiled = cache(lambda: Select(build(**_parameters_of(build))))
+    return lambda **values: compiled()(**values)
 
 
 def update(build: Callable[..., tuple[QuerySet[Any, Any], dict[str, Any]]]) -> Callable[..., int]:
@@ -245,16 +239,12 @@ def update(build: Callable[..., tuple[QuerySet[Any, Any], dict[str, Any]]]) -> C
 
     `build` returns the rows and their new columns. Its parameters are as in `select`.
     """
-    names = list(inspect.signature(build).parameters)
-    kept: dict[str, Update] = {}
+    compiled = cache(lambda: Update(*build(**_parameters_of(build))))
+    return lambda **values: compiled()(**values)
 
-    def execute(**values: Any) -> int:
-        vendor = connections[DEFAULT_DB_ALIAS].vendor
-        if vendor not in kept:
-            kept[vendor] = Update(*build(**{name: Parameter(name) for name in names}))
-        return kept[vendor](**values)
 
-    return execute
+def _parameters_of(build: Callable[..., Any]) -> dict[str, Parameter]:
+    return {name: Parameter(name) for name in inspect.signature(build).parameters}
 
 
 _inserts: dict[Any, str] = {}
@@ -277,7 +267,7 @@ def insert_all(rows: Sequence[Model], conflict: str = "") -> None:
     model = type(rows[0])
     written = [each for each in model._meta.concrete_fields if not each.generated]
     fields = [each for each in written if not each.primary_key]
-    key = (model, connection.vendor, conflict, len(rows))
+    key = (model, conflict, len(rows))
     if key not in _inserts:
         quote: Any = connection.ops.quote_name
         columns = ", ".join(quote(each.column) for each in fields)

@@ -22,11 +22,11 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import structlog
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, connections, models, transaction
+from django.db import connections, models, transaction
 from django.db.models import Case, DateTimeField, F, Q, Value, When
 
 from certctrl import board, clock
-from certctrl.sentences import Sentence, with_parts
+from certctrl.sentences import printable
 from certctrl.sentences import sentence as _
 from certctrl.statements import Parameter, Select, Update
 
@@ -39,7 +39,6 @@ MAX_DEATHS = 5  # deaths in a row; a row that kills workers must not do so for e
 A_DAY = timedelta(days=1)
 SKEW = timedelta(seconds=60)  # how far another machine's clock may be behind
 SWEPT = "sweep_ended_at"  # cache key: when the last sweep ended, in epoch seconds
-MOST_SAID = 4000  # characters of a stored sentence
 TIME: "DateTimeField[Any, Any]" = DateTimeField()
 CHECKED_WITHIN = 1.0  # seconds; breathe() trusts a write that is younger, once
 
@@ -62,22 +61,6 @@ class Stopping:
 
 
 stopping = Stopping()
-
-
-def printable(what: str) -> str:
-    """Return the sentence with unprintable characters as spaces, cut to MOST_SAID characters.
-
-    Sentences quote text from other servers, and each attempt and event stores them. No text column
-    accepts a NUL character. A sentence that was cut is in English only.
-    """
-    if len(what) <= MOST_SAID and what.isprintable():  # and so are the parts in it
-        return what
-    if isinstance(what, Sentence):
-        clean = with_parts(what, printable) if what.parts else what
-        if len(clean) <= MOST_SAID:
-            return clean
-    what = what if len(what) <= MOST_SAID else what[: MOST_SAID - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    return "".join(each if each.isprintable() else " " for each in what)
 
 
 class Wait(Exception):
@@ -127,13 +110,11 @@ class LostTurn(Exception):
     """The turn was lost: the lease ran out, or a person canceled. Write nothing more."""
 
 
-def retry_pause(stumbles: int, trouble: Trouble | None = None) -> float:
+def retry_pause(stumbles: int, asked: float | None = None) -> float:
     """Return the seconds until the next try. `stumbles` counts Troubles in a row, with this one.
 
-    The pause comes from RETRIES. It is longer when `trouble` says that the other side asked for
-    more.
+    The pause comes from RETRIES. It is longer when the other side `asked` for more seconds.
     """
-    asked = trouble.retry_after if trouble else None
     return max(RETRIES[min(stumbles, len(RETRIES)) - 1], asked or 0)
 
 
@@ -165,7 +146,6 @@ _claims: dict[Any, tuple[Update, Select[Any]]] = {}
 @cache
 def _compiled_update(
     model: "type[Turns]",
-    vendor: str,
     before: tuple[str, ...],
     unset: frozenset[str],
     columns: tuple[str, ...],
@@ -177,7 +157,7 @@ def _compiled_update(
 
 
 @cache
-def _compiled_check(model: "type[Turns]", vendor: str) -> Select[Any]:
+def _compiled_check(model: "type[Turns]") -> Select[Any]:
     mine = model._base_manager.filter(pk=Parameter("pk"), holder=Parameter("holder"))
     return Select(mine.values_list("pk"))
 
@@ -250,9 +230,8 @@ class TurnsQuerySet(models.QuerySet[Row]):
         query set without conditions.
         """
         assert not self.query.where, "a claim takes its conditions as arguments"
-        vendor = connections[self.db].vendor
         reads = (str(self.query.select_related), str(self.query.deferred_loading))
-        key = (self.model, vendor, reads, due, needs)
+        key = (self.model, reads, due, needs)
         if key not in _claims:
             at, token = Parameter("at", TIME), Parameter("token")
             row = self.filter(pk=Parameter("pk"))
@@ -260,7 +239,7 @@ class TurnsQuerySet(models.QuerySet[Row]):
             rows = rows.due(at) if due else rows.filter(Q(holder="") | Q(wake_at__lte=at))
             fields = self.claim_fields(at, Parameter("ends", TIME), Parameter("late", TIME))
             update = Update(rows, {"holder": token, **fields})
-            is_one = vendor == "postgresql"
+            is_one = connections[self.db].vendor == "postgresql"
             read = Select(self.all(), update) if is_one else Select(row.filter(holder=token))
             _claims[key] = update, read
         return _claims[key]
@@ -394,7 +373,7 @@ class Turns(models.Model):
         self.write_unless_changed({}, fields)
 
     def write_unless_changed(self, before: dict[str, Any], fields: dict[str, Any]) -> bool:
-        """Update these columns if the row still has the values of `before`.
+        """Update these columns if the row still has the values of `before`. They get plain values.
 
         Return False when it has others. Raise LostTurn after the turn was lost.
         """
@@ -404,29 +383,22 @@ class Turns(models.Model):
             return False
         self._checked = clock.monotonic()
         for name, value in fields.items():
-            if not hasattr(value, "resolve_expression"):
-                setattr(self, name, value)
+            setattr(self, name, value)
         return True
 
     def _update(self, before: dict[str, Any], fields: dict[str, Any]) -> int:
-        """Update these columns of the row if the turn holds it and it has the values of `before`.
-
-        Return the number of rows.
-        """
+        """Update these columns as `write_unless_changed` does. Return the number of rows."""
         if not self.holder:
             raise LostTurn
-        if any(hasattr(value, "resolve_expression") for value in fields.values()):
-            return self.mine().filter(**before).update(**fields)
         unset = frozenset(name for name, value in before.items() if value is None)
-        vendor = connections[DEFAULT_DB_ALIAS].vendor
-        update = _compiled_update(type(self), vendor, tuple(before), unset, tuple(fields))
+        update = _compiled_update(type(self), tuple(before), unset, tuple(fields))
         values = {"of pk": self.pk, "of holder": self.holder}
         values |= {f"was {name}": value for name, value in before.items()}
         values |= {f"to {name}": value for name, value in fields.items()}
         return update(**values)
 
     def _is_mine(self) -> bool:
-        check = _compiled_check(type(self), connections[DEFAULT_DB_ALIAS].vendor)
+        check = _compiled_check(type(self))
         return bool(self.holder and check(pk=self.pk, holder=self.holder))
 
     @contextmanager
@@ -492,7 +464,7 @@ class Turns(models.Model):
     def stumble(self, trouble: Trouble) -> None:
         """End the turn after a Trouble, and sleep for retry_pause(), at most one day."""
         stumbles = self.stumbles + 1
-        pause = timedelta(seconds=retry_pause(stumbles, trouble))
+        pause = timedelta(seconds=retry_pause(stumbles, trouble.retry_after))
         # The limit is one day. A mistaken Retry-After of a week would keep a TXT record in its
         # zone.
         self.rest(min(pause, A_DAY), stumbles=stumbles)

@@ -9,7 +9,7 @@ from accounts import audit
 from accounts.models import User
 from accounts.services import create_api_key, revoke_api_key
 from certctrl import clock
-from certctrl.turns import printable
+from certctrl.sentences import printable
 from devices import changes, tokens
 from devices.models import Device, DeviceTag, EnrolmentKey
 from devices.registration import retire_unused

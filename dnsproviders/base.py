@@ -11,9 +11,9 @@ import requests
 
 from certctrl import clock, errors, outgoing, watching
 from certctrl.log import Secret, mask
-from certctrl.sentences import Sentence, first_of, said_by, with_parts
+from certctrl.sentences import Sentence, first_of, printable, said_by, with_parts
 from certctrl.sentences import sentence as _
-from certctrl.turns import Trouble, printable
+from certctrl.turns import Trouble
 from dnsclient.names import a_label
 from dnsproviders import ratelimit
 from dnsproviders.models import DnsCredential, TxtRecord

@@ -183,12 +183,11 @@ def _clean(record: TxtRecord) -> None:
         )
         raise
     again_at = _check_again_at(record, removed)
-    if again_at:
-        # `reopen` may have set a later time during this turn. That time stays.
-        reopened = When(unsure_until__gt=again_at, then=F("unsure_until"))
-        record.give_back(again_at, unsure_until=Case(reopened, default=Value(again_at)))
-    else:
-        _close(record)
+    gone = {} if again_at else {"cleaned_at": clock.now(), "left_behind": ""}
+    columns = record.ending(again_at, unsure_until=again_at, **gone)
+    if not record.write_unless_changed({"unsure_until": record.unsure_until}, columns):
+        # `reopen` marked the record during this turn.
+        record.give_back(again_at or clock.now())
 
 
 def _check_again_at(record: TxtRecord, removed: int) -> datetime | None:
@@ -204,14 +203,6 @@ def _check_again_at(record: TxtRecord, removed: int) -> datetime | None:
     if not removed and now - meant < ZONE_LAG:
         return now + timedelta(seconds=settings.LEASE)
     return None
-
-
-def _close(record: TxtRecord) -> None:
-    columns = record.ending(None, cleaned_at=clock.now(), unsure_until=None, left_behind="")
-    closed = record.write_unless_changed({"unsure_until": record.unsure_until}, columns)
-    if not closed:
-        # `reopen` marked the record during this turn.
-        record.give_back(clock.now())
 
 
 def mark_removed_by_hand(record: TxtRecord) -> None:

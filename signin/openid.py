@@ -31,8 +31,8 @@ from joserfc.jwk import KeySet
 from accounts import audit, services
 from accounts.models import User
 from certctrl import clock, errors, outgoing
+from certctrl.sentences import printable
 from certctrl.sentences import sentence as _
-from certctrl.turns import printable
 from signin import entering, secondfactor
 from signin.models import ExternalIdentity
 

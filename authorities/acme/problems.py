@@ -24,8 +24,9 @@ from authorities.errors import (
     Unexplained,
 )
 from certctrl import clock, outgoing
+from certctrl.sentences import printable
 from certctrl.sentences import sentence as _
-from certctrl.turns import Trouble, Wait, printable
+from certctrl.turns import Trouble, Wait
 
 PREFIX = "urn:ietf:params:acme:error:"
 MAX_WORDS = 1000

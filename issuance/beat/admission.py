@@ -12,7 +12,6 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from django.conf import settings
-from django.db import connection
 from django.db.models import Q
 
 from certctrl import dispatch
@@ -47,7 +46,7 @@ class Candidate(NamedTuple):
     """A due attempt that may get a message."""
 
     id: int
-    calls: Calls
+    state: str
     priority: int = dispatch.FIRST
 
 
@@ -82,7 +81,7 @@ class Choice:
         go first.
         """
         while most > 0:
-            full: dict[Calls, Q] = {}
+            full: set[Q] = set()
             for pk, *values in due(rows, self.now, most + len(self.chosen), *COLUMNS):
                 if not most:
                     return
@@ -93,14 +92,16 @@ class Choice:
                 if self.shares.has_room(parties, fairly=fairly):
                     few = self.shares.owners[parties.owner] < FEW
                     usual = dispatch.FIRST if few else dispatch.LATER
-                    self.chosen[pk] = Candidate(pk, calls, usual if priority is None else priority)
+                    self.chosen[pk] = Candidate(
+                        pk, calls.state, usual if priority is None else priority
+                    )
                     self.shares.add(parties)
                     most -= 1
                 else:
-                    full[calls] = self._full(calls, parties, fairly=fairly)
+                    full.add(self._full(calls, parties, fairly=fairly))
             if not full:
                 return
-            for others in set(full.values()):
+            for others in full:
                 rows &= ~others
 
     def _full(self, calls: Calls, parties: Parties, *, fairly: bool) -> Q:
@@ -148,20 +149,19 @@ def to_look_at(now: datetime) -> tuple[list[int], list[Candidate]]:
     sent = Issuance.objects.on_their_way().filter(IS_LOOKED_AT, holder="", queued_at__gte=lately)
     room = max(0, LOOKS - sent.count())
     shared = [pk for pk, holder in oldest if not holder][: room * workflow.BATCH]
-    left = Issuance.objects.filter(pk__among=[pk for pk, holder in oldest if holder])
-    read = left.order_by("wake_at").values_list("pk", *COLUMNS)
-    return shared[:: workflow.BATCH], [Candidate(pk, Calls(*values)) for pk, *values in read]
+    left_behind = [Candidate(pk, State.PRESENTED) for pk, holder in oldest if holder]
+    return shared[:: workflow.BATCH], left_behind
 
 
 def due(rows: Q, now: datetime, most: int, *columns: str) -> list[Any]:
     """Return the id and `columns` of due attempts without a message, the longest waiting first."""
     resend = now - timedelta(seconds=settings.RESEND)
-    read = _compiled(connection.vendor, rows, columns)
+    read = _compiled(rows, columns)
     return read(at=now, resend=resend, ahead=now + SKEW, most=most)
 
 
 @lru_cache(maxsize=256)
-def _compiled(vendor: str, rows: Q, columns: tuple[str, ...]) -> Select[Any]:
+def _compiled(rows: Q, columns: tuple[str, ...]) -> Select[Any]:
     found = Issuance.objects.filter(rows).due(Parameter("at"))
     found = found.without_message(Parameter("resend"), Parameter("ahead"))
     read = found.order_by("wake_at").values_list("id", *columns)

@@ -1,12 +1,13 @@
 """The sweep. It sends a message for each row that is due and has none on its way."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 import structlog
-from celery import shared_task
+from celery import Task, shared_task
 from django.conf import settings
 from django.core.cache import cache
 from django.db.models import Model
@@ -15,6 +16,7 @@ from authorities import catalog
 from authorities.models import AcmeAccount
 from authorities.tasks import register
 from certctrl import clock, dispatch
+from certctrl.lanes import Lane
 from certctrl.turns import SWEPT
 from dnsproviders import registry
 from dnsproviders.models import TxtRecord
@@ -64,17 +66,16 @@ def sweep_once() -> datetime:
     was nothing to do.
     """
     now = clock.now()
-    run_section(clockstep.put_right, now)
+    run_section("clock", clockstep.put_right, now)
     due = due_tables(now)
-    ended = [run_section(SECTIONS[model], now) for model in due]
+    ended = [run_section(model.__name__, SECTIONS[model], now) for model in due]
     if any(ended) or not due:
         cache.set(SWEPT, now.timestamp(), None)
     return now
 
 
-def run_section(section: Callable[[datetime], None], now: datetime) -> bool:
+def run_section(name: str, section: Callable[[datetime], None], now: datetime) -> bool:
     """Run one section of the sweep. Return whether it ended without an error."""
-    name = section.__name__
     try:
         section(now)
     except Exception:
@@ -85,25 +86,6 @@ def run_section(section: Callable[[datetime], None], now: datetime) -> bool:
     return True
 
 
-def admit_registrations(now: datetime) -> None:
-    dispatch.admit(AcmeAccount.objects.all(), now, register, catalog.lane_of, *AT_CA)
-
-
-def admit_revocations(now: datetime) -> None:
-    columns = [f"account__{each}" for each in AT_CA]
-    versions = CertificateVersion.objects.all()
-    dispatch.admit(versions, now, tasks.revoke, catalog.lane_of, *columns)
-
-
-def admit_deliveries(now: datetime) -> None:
-    columns = ("channel", "webhook__host", "owner")
-    dispatch.admit(Delivery.objects.all(), now, deliver, delivery.lane_of, *columns)
-
-
-def admit_codes(now: datetime) -> None:
-    dispatch.admit(MailedCode.objects.all(), now, send_code, lambda: delivery.MAIL, "user")
-
-
 def admit_issuances(now: datetime) -> None:
     """Send the next steps of each due attempt.
 
@@ -112,7 +94,7 @@ def admit_issuances(now: datetime) -> None:
     looks, left_behind = admission.to_look_at(now)
     messages = {pk: partial(dispatch.nudge, tasks.look) for pk in looks}
     for each in (*admission.choose(now), *left_behind):
-        messages[each.id] = partial(tasks.start, each.id, each.calls.state, priority=each.priority)
+        messages[each.id] = partial(tasks.start, each.id, each.state, priority=each.priority)
     dispatch.send_each(Issuance.objects.sendable(now), messages)
 
 
@@ -125,13 +107,7 @@ def admit_cleanups(now: datetime) -> None:
     if txtrecords.keep_needed(TxtRecord.objects.sendable(now), now) == txtrecords.MOST_KEPT:
         return
     columns = [f"credential{each}" for each in ("__provider", "__party", "", "__owner")]
-    dispatch.admit(TxtRecord.objects.all(), now, tasks.cleanup, registry.lane_of, *columns)
-
-
-def admit_renewal_infos(now: datetime) -> None:
-    """Send polls of renewal windows. A CA that is away delays no other."""
-    columns = [f"version__account__{each}" for each in AT_CA]
-    dispatch.admit(RenewalInfo.objects.all(), now, tasks.renewal_info, ari.lane_of, *columns)
+    dispatch.admit(TxtRecord.objects.all(), tasks.cleanup, registry.lane_of, columns, now)
 
 
 def admit_probes(now: datetime) -> None:
@@ -141,17 +117,22 @@ def admit_probes(now: datetime) -> None:
     """
     columns = ("address", "port", "certificate__owner")
     most = max(1, settings.WORKER_CONCURRENCY // 4)
-    dispatch.admit(Probe.objects.all(), now, tasks.probe, probes.lane_of, *columns, most=most)
+    dispatch.admit(Probe.objects.all(), tasks.probe, probes.lane_of, columns, now, most)
 
 
+# Tables of which each due row gets a message: the task, the lane, and the columns that name the
+# lane and the owner. A CA that is away delays no poll at another.
+EACH: dict[Any, tuple["Task[Any, Any]", Callable[..., Lane | None], Sequence[str]]] = {
+    AcmeAccount: (register, catalog.lane_of, AT_CA),
+    CertificateVersion: (tasks.revoke, catalog.lane_of, [f"account__{each}" for each in AT_CA]),
+    RenewalInfo: (tasks.renewal_info, ari.lane_of, [f"version__account__{each}" for each in AT_CA]),
+    Delivery: (deliver, delivery.lane_of, ("channel", "webhook__host", "owner")),
+    MailedCode: (send_code, lambda: delivery.MAIL, ("user",)),
+}
 SECTIONS: dict[type[Model], Callable[[datetime], None]] = {
     Issuance: admit_issuances,
     TxtRecord: admit_cleanups,
-    AcmeAccount: admit_registrations,
-    CertificateVersion: admit_revocations,
-    RenewalInfo: admit_renewal_infos,
     Probe: admit_probes,
-    Delivery: admit_deliveries,
-    MailedCode: admit_codes,
     Deployment: advance_rollouts,
+    **{model: partial(dispatch.admit, model.objects.all(), *each) for model, each in EACH.items()},
 }

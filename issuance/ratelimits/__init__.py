@@ -12,7 +12,6 @@ An order that the CA would refuse waits for its slot.
 - `messages`, `status`: sentences and figures for people.
 """
 
-from issuance.ratelimits.buckets import Level, level_at, slot, take
 from issuance.ratelimits.charges import Charges, charges_of
 from issuance.ratelimits.opening import Room, choose, queue_up, slot_of
 from issuance.ratelimits.reservations import (
@@ -28,14 +27,12 @@ from issuance.ratelimits.status import left_of_set, levels, scarce
 
 __all__ = [
     "Charges",
-    "Level",
     "Room",
     "charges_of",
     "choose",
     "count_failed_validation",
     "end_reservation",
     "left_of_set",
-    "level_at",
     "levels",
     "prune",
     "queue_up",
@@ -43,8 +40,6 @@ __all__ = [
     "refuse_far_slot",
     "reserve",
     "scarce",
-    "slot",
     "slot_of",
     "step_aside",
-    "take",
 ]

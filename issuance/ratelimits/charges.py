@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from django.db import connection
-
 from authorities import catalog
 from authorities.catalog import Limit
 from authorities.catalog import LimitKind as Kind
@@ -87,13 +85,13 @@ def find(wanted: Collection[Charge]) -> dict[Key, int]:
     for ca in {want.ca for want in wanted}:
         subjects = {want.subject for want in wanted if want.ca == ca}
         values = {str(number): subject for number, subject in enumerate(subjects)}
-        rows = _compiled(connection.vendor, len(values))(ca=ca, **values)
+        rows = _compiled(len(values))(ca=ca, **values)
         found |= {(ca, kind, subject): pk for pk, kind, subject in rows}
     return {want.key: found[want.key] for want in wanted if want.key in found}
 
 
 @lru_cache(maxsize=32)
-def _compiled(vendor: str, count: int) -> Select[Any]:
+def _compiled(count: int) -> Select[Any]:
     """Return the statement that reads the buckets of `count` subjects at a CA."""
     subjects = [Parameter(str(number)) for number in range(count)]
     rows = LimitBucket.objects.filter(ca=Parameter("ca"), subject__in=subjects)

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from django.db.models import Count, F, Max, Q, QuerySet, Value
 from django.db.models.functions import Least
 
-from authorities.catalog import LimitKind
 from certctrl import clock
 from issuance.models import Issuance, LimitBucket, Reservation, ReservedToken
 from issuance.ratelimits.ledger import Ledger
@@ -85,9 +84,8 @@ def call_next(ledger: Ledger, waits: Iterable[Reservation] | None = None) -> Non
 
 def _room(ledger: Ledger, pk: int) -> int | None:
     """Return how many reservations are woken for the bucket; None for all of them."""
-    row = ledger.rows[pk]
-    if row.kind == LimitKind.BUSY:
-        return 1 if ledger.is_in_trouble(pk) else None
+    if ledger.is_in_trouble(pk):
+        return 1
     level = ledger.level(pk)
     return max(1, math.floor(level)) if level < math.inf else None
 
@@ -131,7 +129,11 @@ def in_rotation(chosen: Sequence[Reservation]) -> list[Reservation]:
     Renewals come first, by soonest expiry, then new orders. Among equals the owners are served in
     rotation. The owner who was served longest ago is first.
     """
-    served = last_served(chosen)
+    owners = {each.owner_id for each in chosen}
+    served: dict[int, datetime] = {}  # when an order of each owner was last sent
+    if len(owners) > 1:
+        sent = Reservation.objects.filter(owner__in=owners, sent_at__isnull=False)
+        served = dict(sent.values_list("owner").annotate(Max("sent_at")))
     seen: Counter[tuple[int, bool]] = Counter()
 
     def rank(each: Reservation) -> tuple[bool, datetime, int, datetime]:
@@ -143,15 +145,3 @@ def in_rotation(chosen: Sequence[Reservation]) -> list[Reservation]:
 
     by_age = sorted(chosen, key=lambda each: (each.expires_at or LAST, each.asked_at, each.pk or 0))
     return sorted(by_age, key=rank)
-
-
-def last_served(chosen: Sequence[Reservation]) -> dict[int, datetime]:
-    """Return when an order of each owner was last sent, by owner id.
-
-    One owner needs no rotation, and nothing is asked.
-    """
-    owners = {each.owner_id for each in chosen}
-    if len(owners) < 2:
-        return {}
-    served = Reservation.objects.filter(owner__in=owners, sent_at__isnull=False)
-    return dict(served.values_list("owner").annotate(Max("sent_at")))

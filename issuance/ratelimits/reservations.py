@@ -16,26 +16,23 @@ Each change of a reservation locks the rows of its buckets, in the order of thei
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef
 
 from authorities import catalog
 from authorities.errors import LIMIT_WAIT, RATE_LIMITED, Refused
 from certctrl import clock, retention
-from certctrl.statements import Parameter, select
 from certctrl.turns import Trouble, Wait
 from issuance.models import TOO_LONG, Issuance, LimitBucket, Reservation, ReservedToken
 from issuance.ratelimits import charges, queue
-from issuance.ratelimits.charges import Charges
+from issuance.ratelimits.charges import Charge
 from issuance.ratelimits.feedback import learn
 from issuance.ratelimits.ledger import COUNTED_WHEN_ISSUED, Ledger
 from issuance.ratelimits.messages import sentence
 
 State = Reservation.State
-IN_PLACE: Any = Issuance._meta.get_field("reservation")
 
 
 # --- one attempt ---
@@ -100,9 +97,10 @@ def refuse_far_slot(issuance: Issuance, needed: Mapping[int, int]) -> None:
 def _stored(issuance: Issuance) -> Reservation | None:
     """Return the reservation of the attempt, as it was read with the attempt's row.
 
-    Only the attempt's own turn creates it.
+    Only the attempt's own turn creates and changes it.
     """
-    return getattr(issuance, "reservation", None)
+    reservation: Reservation | None = getattr(issuance, "reservation", None)
+    return reservation if reservation and reservation.pk else None
 
 
 def note_tokens(places: Iterable[tuple[Reservation, Mapping[int, int]]]) -> None:
@@ -129,13 +127,13 @@ def _become(reservation: Reservation, state: str, lacks: LimitBucket | None = No
 
 
 def record_order_result(
-    issuance: Issuance, trouble: Trouble | None = None, counted: Charges | None = None
+    issuance: Issuance, trouble: Trouble | None = None, counted: Iterable[Charge] = ()
 ) -> None:
     """Record the result of newOrder.
 
     A refused order costs no token. A Retry-After closes the bucket until then. An order that got no
-    response is charged to the account, because the CA may have counted it. `counted` is None for an
-    order that the CA should not count.
+    response is charged to the account, because the CA may have counted it. `counted` is empty for
+    an order that the CA should not count.
     """
     said_no = isinstance(trouble, Refused) or (trouble is not None and trouble.code == RATE_LIMITED)
     reservation = _stored(issuance)
@@ -178,15 +176,7 @@ def step_aside(issuance: Issuance) -> None:
     reservation = _stored(issuance)
     if reservation and reservation.state == State.WAITING:
         with issuance.fence(slot_at=None):
-            ledger, _costs = _locked(reservation)
-            _leave(reservation)
-            ledger.save()
-            queue.call_next(ledger)
-
-
-@select
-def _reservations_of(issuance: Parameter) -> QuerySet[Reservation]:
-    return Reservation.objects.filter(issuance=issuance)
+            end_reservation(issuance)
 
 
 def end_reservation(issuance: Issuance) -> None:
@@ -195,9 +185,7 @@ def end_reservation(issuance: Issuance) -> None:
     The names are charged if the CSR was sent. An order that may still be under way keeps the token
     of its account until `prune()` ends it.
     """
-    if IN_PLACE.is_cached(issuance) and not _stored(issuance):
-        return
-    for reservation in _reservations_of(issuance=issuance.pk):  # at most one
+    if reservation := _stored(issuance):
         ledger, costs = _locked(reservation)
         if reservation.state == State.SENT:
             reservation.tokens.filter(bucket__kind__in=COUNTED_WHEN_ISSUED).delete()

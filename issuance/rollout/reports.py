@@ -8,7 +8,7 @@ import structlog
 from django.db import OperationalError, transaction
 
 from certctrl import clock
-from certctrl.turns import printable
+from certctrl.sentences import printable
 from devices.models import Device
 from issuance import notify
 from issuance.models import Certificate, CertificateVersion, Deployment

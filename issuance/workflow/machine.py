@@ -364,7 +364,7 @@ def stumble(step: Step, issuance: Issuance, trouble: Trouble) -> None:
     """
     _forget_unknown_account(issuance, trouble)
     now, stumbles = clock.now(), issuance.stumbles + 1
-    pause, own = retry_pause(stumbles, trouble), retry_pause(stumbles)
+    pause, own = retry_pause(stumbles, trouble.retry_after), retry_pause(stumbles)
     if _may_be_there_later(issuance, trouble):
         stumbles = (
             stumbles if isinstance(trouble, Unexplained) or _is_again(issuance, trouble) else 1

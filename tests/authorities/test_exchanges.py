@@ -13,7 +13,8 @@ from josepy.json_util import encode_b64jose
 from authorities import acme, clients, exchanges, registration
 from authorities.models import AcmeAccount, Exchange
 from certctrl import clock, outgoing, retention
-from certctrl.turns import MOST_SAID, Trouble
+from certctrl.sentences import MOST_SAID
+from certctrl.turns import Trouble
 from dnsclient import cnames
 from dnsproviders.models import DnsCredential
 from issuance import services, workflow

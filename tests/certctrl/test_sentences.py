@@ -14,17 +14,19 @@ from django.utils import translation
 from accounts.models import User
 from certctrl.errors import ApiError
 from certctrl.sentences import (
+    MOST_SAID,
     Sentence,
     either,
     first_of,
     joined,
     part_of,
+    printable,
     restored,
     said_by,
     stored,
 )
 from certctrl.sentences import sentence as _
-from certctrl.turns import MOST_SAID, Trouble, Wait, printable
+from certctrl.turns import Trouble, Wait
 from notices.models import Notice
 from tests.prose import APPS, ROOT
 

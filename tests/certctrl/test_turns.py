@@ -6,7 +6,8 @@ import pytest
 from django.db import OperationalError, connection
 
 from certctrl import turns
-from certctrl.turns import MOST_SAID, LostTurn, Trouble, Wait, retry_pause
+from certctrl.sentences import MOST_SAID
+from certctrl.turns import LostTurn, Trouble, Wait, retry_pause
 from issuance.models import Issuance
 from tests.fakes.world import World
 
@@ -142,8 +143,7 @@ def test_a_breath_after_the_row_was_lost_says_so(row, settings):
 
 
 def test_the_retry_table_grows_and_its_last_entry_repeats():
-    trouble = Trouble("x", "x")
-    assert [retry_pause(stumbles, trouble) for stumbles in (1, 2, 3, 11, 12, 50)] == [
+    assert [retry_pause(stumbles) for stumbles in (1, 2, 3, 11, 12, 50)] == [
         10,
         20,
         30,
@@ -154,7 +154,7 @@ def test_the_retry_table_grows_and_its_last_entry_repeats():
 
 
 def test_the_other_sides_retry_after_comes_before_the_table():
-    assert retry_pause(1, Trouble("x", "x", retry_after=77)) == 77
+    assert retry_pause(1, 77) == 77
 
 
 def test_a_row_sleeps_for_a_day_at_most_whatever_the_other_side_asks(row):

@@ -173,7 +173,7 @@ def _place_order(
     try:
         resource = plan.client.new_order(names, profile=profile, replaces=plan.replaces)
     except Trouble as trouble:
-        counted = None if plan.replaces else plan.charges
+        counted = () if plan.replaces else plan.charges.listed
         ratelimits.record_order_result(issuance, trouble, counted)
         if not plan.replaces or not ari.is_about_replaces(trouble, issuance):
             raise

@@ -2,7 +2,7 @@
 
 import pytest
 
-from certctrl.turns import MOST_SAID
+from certctrl.sentences import MOST_SAID
 from devices.models import Device
 from issuance import services
 from issuance.models import Deployment

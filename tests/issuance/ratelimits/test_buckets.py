@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from authorities.catalog import Limit
-from issuance import ratelimits
-from issuance.ratelimits import Level
+from issuance.ratelimits import buckets
+from issuance.ratelimits.buckets import Level
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 LIMIT = Limit(5, 12.0)
@@ -20,36 +20,36 @@ def later(seconds: float) -> datetime:
 def test_a_full_bucket_gives_its_capacity_at_once_and_then_one_at_a_time():
     level = Level(5, NOW)
     for _ in range(5):
-        assert ratelimits.level_at(level, NOW, LIMIT) >= 1
-        level = ratelimits.take(level, NOW, LIMIT)
-    assert ratelimits.level_at(level, NOW, LIMIT) < 1
-    assert ratelimits.slot(level, NOW, LIMIT) == later(12)
-    assert ratelimits.level_at(level, later(12), LIMIT) >= 1
+        assert buckets.level_at(level, NOW, LIMIT) >= 1
+        level = buckets.take(level, NOW, LIMIT)
+    assert buckets.level_at(level, NOW, LIMIT) < 1
+    assert buckets.slot(level, NOW, LIMIT) == later(12)
+    assert buckets.level_at(level, later(12), LIMIT) >= 1
 
 
 def test_a_bucket_never_holds_more_than_its_capacity():
-    assert ratelimits.level_at(Level(5, NOW), later(86400), LIMIT) == 5
-    assert ratelimits.take(Level(5, NOW), NOW, LIMIT, tokens=-3).tokens == 5
+    assert buckets.level_at(Level(5, NOW), later(86400), LIMIT) == 5
+    assert buckets.take(Level(5, NOW), NOW, LIMIT, tokens=-3).tokens == 5
 
 
 def test_orders_under_way_keep_the_bucket_from_filling():
-    assert ratelimits.level_at(Level(5, NOW), later(86400), LIMIT, under_way=2) == 3
+    assert buckets.level_at(Level(5, NOW), later(86400), LIMIT, under_way=2) == 3
 
 
 def test_a_slot_counts_those_who_are_ahead():
     empty = Level(0, NOW)
-    assert ratelimits.slot(empty, NOW, LIMIT, ahead=0) == later(12)
-    assert ratelimits.slot(empty, NOW, LIMIT, ahead=3) == later(48)
-    assert ratelimits.slot(Level(4, NOW), NOW, LIMIT, ahead=3) == NOW
+    assert buckets.slot(empty, NOW, LIMIT, ahead=0) == later(12)
+    assert buckets.slot(empty, NOW, LIMIT, ahead=3) == later(48)
+    assert buckets.slot(Level(4, NOW), NOW, LIMIT, ahead=3) == NOW
 
 
 def test_a_bucket_that_the_ca_closed_is_empty_until_its_moment():
     closed = Level(1, later(100))
-    assert ratelimits.level_at(closed, later(99), LIMIT) == 0
-    assert ratelimits.level_at(closed, later(100), LIMIT) == 1
-    assert ratelimits.slot(closed, NOW, LIMIT) == later(100)
-    assert ratelimits.slot(closed, NOW, LIMIT, ahead=1) == later(112)
-    assert ratelimits.take(closed, NOW, LIMIT) == closed, (
+    assert buckets.level_at(closed, later(99), LIMIT) == 0
+    assert buckets.level_at(closed, later(100), LIMIT) == 1
+    assert buckets.slot(closed, NOW, LIMIT) == later(100)
+    assert buckets.slot(closed, NOW, LIMIT, ahead=1) == later(112)
+    assert buckets.take(closed, NOW, LIMIT) == closed, (
         "what is given back meanwhile changes nothing"
     )
 
@@ -72,10 +72,10 @@ def test_the_ca_never_counts_more_than_its_limit_at_any_delay(seed):
         now += chance.expovariate(1 / limit.each) * chance.choice([0.1, 1, 5])
         for each in sorted(under_way, key=lambda each: each[1]):
             if each[1] <= now:
-                level = ratelimits.take(level, later(each[1]), limit, len(under_way), tokens=0)
+                level = buckets.take(level, later(each[1]), limit, len(under_way), tokens=0)
                 under_way.remove(each)
-        if ratelimits.level_at(level, later(now), limit, len(under_way)) >= 1:
-            level = ratelimits.take(level, later(now), limit, len(under_way))
+        if buckets.level_at(level, later(now), limit, len(under_way)) >= 1:
+            level = buckets.take(level, later(now), limit, len(under_way))
             arrives = now + chance.uniform(0, 20)
             under_way.append((arrives, arrives + chance.uniform(0, 20)))
             arrivals.append(arrives)

@@ -385,7 +385,7 @@ def test_a_sweep_without_windows_to_ask_for_asks_the_database_once(
     world, certificate, django_assert_num_queries
 ):
     with django_assert_num_queries(1):
-        sweep.admit_renewal_infos(world.time - A_DAY)
+        sweep.SECTIONS[RenewalInfo](world.time - A_DAY)
 
 
 def test_a_window_that_moves_into_the_past_brings_a_failed_renewal_forward(world, certificate):
