@@ -71,7 +71,10 @@ class Dns01(Challenge):
         return Refused("ca_no_dns01", what, permanent=True)
 
     def be_usable(self, issuance: Issuance) -> None:
-        """Raise Wait while the operator has disabled the DNS provider. The attempt does not end."""
+        """Raise Disabled while the operator has disabled the DNS provider.
+
+        The attempt does not end.
+        """
         if not issuance.credential or not (row := issuance.credential.disabled):
             return
         later = _(
@@ -80,7 +83,7 @@ class Dns01(Challenge):
         )
         what = joined(" ", [registry.what_is_disabled(row), later])
         issuance.write(deadline_at=max(issuance.deadline_at, clock.now() + AFTER_DISABLED))
-        raise Wait(issuance.spread(registry.DISABLED_REST), what)
+        raise registry.Disabled(issuance.spread(registry.DISABLED_REST), what)
 
     def look_up(self, issuance: Issuance, known: Known) -> Known:
         """Follow the CNAMEs of all names in one batch, unless the preflight has done it."""
