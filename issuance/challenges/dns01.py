@@ -136,6 +136,7 @@ class Dns01(Challenge):
                 wanted.setdefault(each.record_id, []).append(each)
         credential = issuance.credential
         lane = registry.lane_of_credential(credential) if credential else None
+        zones = records.Zones(issuance.zones)
         try:
             with (
                 lanes.enter(lane, issuance.account.owner_id),
@@ -143,7 +144,7 @@ class Dns01(Challenge):
             ):
                 for record_id in sorted(wanted):
                     issuance.breathe()
-                    record = records.publish(record_id)
+                    record = records.publish(record_id, zones)
                     for each in wanted[record_id]:
                         each.record = record  # the next step of the walk looks for it
         except Trouble as trouble:
