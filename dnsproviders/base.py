@@ -201,6 +201,10 @@ class Provider(ABC):
         the credential can see, where the provider can list them.
         """
 
+    def zone_name(self, zone: str) -> str:
+        """Return the name of the zone that `zone_of` has just returned, or "" if unknown."""
+        return zone
+
     @abstractmethod
     def present(self, record: TxtRecord) -> None:
         """Add the record to its zone, and keep all other records. Do nothing if it exists.

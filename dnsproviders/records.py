@@ -4,7 +4,8 @@ Only this module writes rows of TxtRecord. The intent is stored before the call 
 `docs/architecture.md`, "The life of a TXT record".
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -69,8 +70,36 @@ def correct(now: datetime, ahead: timedelta) -> None:
     records.filter(unsure_until__gt=unsure + ahead).update(unsure_until=unsure)
 
 
-def publish(record_id: int) -> TxtRecord:
+@dataclass(frozen=True)
+class Zones:
+    """The zones of the records of one attempt, so that a provider is asked for each only once.
+
+    `seen` has the names of the zones that resolvers see, by the name of the TXT record. `shown` has
+    what the provider calls them, by the credential and these names.
+    """
+
+    seen: Mapping[str, str] = field(default_factory=dict)
+    shown: dict[tuple[int, str], str] = field(default_factory=dict)
+
+    def of(self, record: TxtRecord, provider: Provider) -> str:
+        """Return the provider's zone of the record. Ask the provider if need be."""
+        key = record.credential_id, self.seen.get(record.name, "")
+        return self.shown.get(key) or provider.zone_of(record.name)
+
+    def keep(self, record: TxtRecord, zone: str, provider: Provider) -> None:
+        """Keep the provider's zone of the record for other records of the same zone.
+
+        The provider may have a zone that resolvers do not see. That is for one record only.
+        """
+        seen = self.seen.get(record.name)
+        if seen and provider.zone_name(zone) == seen:
+            self.shown[record.credential_id, seen] = zone
+
+
+def publish(record_id: int, zones: Zones | None = None) -> TxtRecord:
     """Write the record to its zone, if it is not there yet. Return it.
+
+    `zones` has the zones of the caller's other records.
 
     Raise Wait while another worker holds the record, or while the provider's API limit is used up,
     or while the provider is disabled. Raise ProviderError when the provider fails or refuses.
@@ -79,16 +108,17 @@ def publish(record_id: int) -> TxtRecord:
         if record.is_published:
             record.give_back(clock.now() + NEEDED_REST)
         else:
-            _present(record, registry.open_credential(record.credential))
+            _present(record, registry.open_credential(record.credential), zones or Zones())
         return record
 
 
-def _present(record: TxtRecord, provider: Provider) -> None:
+def _present(record: TxtRecord, provider: Provider, zones: Zones) -> None:
     first = not record.intent_at or bool(record.cleaned_at)
     # An earlier call may have written the record to the stored zone. The zone must not change until
     # the cleanup has removed the record there.
     is_known = record.zone and not record.cleaned_at
-    zone = record.zone if is_known else provider.zone_of(record.name)
+    zone = record.zone if is_known else zones.of(record, provider)
+    zones.keep(record, zone, provider)
     unsure_until = clock.now() + timedelta(seconds=settings.LEASE)
     before = {name: getattr(record, name) for name in INTENT}
     # Stored before the call. If this process dies in the call, cleanup still knows of it.

@@ -40,6 +40,10 @@ MOST_OF_A_LIMIT = 366 * 24 * 3600
 DISABLED_REST = 900.0
 
 
+class Disabled(Wait):
+    """The turn needs a provider that the operator has disabled. Nothing was called."""
+
+
 def provider_id(name: str) -> str:
     """Return the stored id for an id or an alias, in upper or lower case.
 
@@ -98,10 +102,10 @@ def unsealing_once() -> Iterator[None]:
 def open_credential(credential: DnsCredential) -> Provider:
     """Return the provider with the credential's unsealed secrets, for the calls of one turn.
 
-    Raise Wait while the provider is disabled.
+    Raise Disabled while the provider is disabled.
     """
     if row := credential.disabled:
-        raise Wait(DISABLED_REST, what_is_disabled(row))
+        raise Disabled(DISABLED_REST, what_is_disabled(row))
     return provider_with(credential)
 
 

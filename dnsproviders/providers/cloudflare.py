@@ -139,6 +139,9 @@ class Cloudflare(Provider):
         """
         return self._given_zone(name) if self.public.get("zone_id") else self._found_zone(name)
 
+    def zone_name(self, zone: str) -> str:
+        return str(self._known.get(zone, {}).get("name", ""))
+
     def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
         known = self._known.get(zone, {})
         if inactive := INACTIVE.get(str(known.get("status"))):

@@ -33,6 +33,10 @@ LOOKS = 4
 MORE_BEGUN = dispatch.SHARE
 # Messages of attempts that have begun and wait for the outside, among those of all others.
 WAITING = dispatch.SHARE
+# An attempt that waits is young for this long in a step. It asks 13 times at most meanwhile.
+YOUNG = timedelta(seconds=30)
+# With up to so many new messages on their way, a young attempt goes before none.
+SHORT_QUEUE = dispatch.OF_ONE
 # Attempts of one owner that go first. The others come after those of owners who ask for little.
 FEW = 8
 
@@ -40,6 +44,8 @@ IS_LOOKED_AT = Q(state=State.PRESENTED)
 PUBLISHES_AGAIN = Q(state=State.ORDERED, presents__gt=0)
 IS_NEW = Q(state=State.QUEUED, slot_at=None)
 WAITS = ~Q(state=State.QUEUED) & ~Q(waits_for="")
+# After a trouble, the party may be dead. The retry then has the time of the others.
+IS_YOUNG = WAITS & Q(stumbles=0, state_since__gt=Parameter("young"))
 
 
 class Candidate(NamedTuple):
@@ -58,21 +64,28 @@ class Choice:
         self.chosen: dict[int, Candidate] = {}
         self.shares = Shares(dispatch.OF_ONE)
         self.parties = cache(Calls.parties)
-        self.again = self.begun = self.waiting = 0
+        self.again = self.begun = self.waiting = self.young = 0
         sent = Issuance.objects.on_their_way().exclude(IS_LOOKED_AT)
-        columns = ("presents", "slot_at", "waits_for", *COLUMNS)
-        for presents, slot_at, waits_for, *values in sent.values_list(*columns):
+        columns = ("presents", "slot_at", "waits_for", "stumbles", "state_since", *COLUMNS)
+        for presents, slot_at, waits_for, stumbles, since, *values in sent.values_list(*columns):
             calls = Calls(*values)
             is_queued = calls.state == State.QUEUED
             self.shares.add(self.parties(calls))
             self.again += bool(presents and calls.state == State.ORDERED)
             self.begun += bool(slot_at) if is_queued else not waits_for
-            self.waiting += not is_queued and bool(waits_for)
+            waits = not is_queued and bool(waits_for)
+            self.waiting += waits
+            self.young += waits and not stumbles and since > now - YOUNG
 
     @property
     def room(self) -> int:
         """Return how many more may be on their way."""
         return dispatch.MOST_ON_THEIR_WAY - self.shares.owners.total()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Return whether a message that is sent now may be served late."""
+        return self.shares.owners.total() - self.begun - self.waiting > SHORT_QUEUE
 
     def take(self, rows: Q, most: int, *, fairly: bool, priority: int | None = None) -> None:
         """Choose up to `most` of the due attempts in `rows`, the longest waiting first.
@@ -119,14 +132,23 @@ def choose(now: datetime) -> list[Candidate]:
     At most 1,000 are on their way at once, and 250 more that go on at once. Those go first. They
     have waited for a slot, which is lost if they come late, or their next step waits for nothing.
     Attempts that have ordered and wait for the outside are 250 of the 1,000, but they go before
-    none. Else many that only ask whether a CA is ready would hold up all others. Attempts that
-    publish again come last.
+    none. Else many that only ask whether a CA is ready would hold up all others.
+
+    Behind many messages, such an attempt would be looked at half a minute late. So the young ones
+    go before all others then, in half of a worker's threads at most. More of them wait for the next
+    sweep. The other half of the threads serves the others, however many ask and however late the
+    CA answers. Attempts that publish again come last.
     """
     choice = Choice(now)
     rows = ~IS_LOOKED_AT & ~PUBLISHES_AGAIN
     begun = min(MORE_BEGUN - choice.begun, MORE_BEGUN + choice.room)
     choice.take(rows & ~(IS_NEW | WAITS), begun, fairly=False, priority=dispatch.BEGUN)
-    choice.take(rows & WAITS, min(WAITING - choice.waiting, choice.room), fairly=False)
+    waits = WAITS
+    if choice.is_crowded:
+        most = max(1, settings.WORKER_CONCURRENCY // 2) - choice.young
+        choice.take(rows & IS_YOUNG, min(most, choice.room), fairly=False, priority=dispatch.BEGUN)
+        waits &= ~IS_YOUNG
+    choice.take(rows & waits, min(WAITING - choice.waiting, choice.room), fairly=False)
     choice.take(rows & ~WAITS, choice.room, fairly=True)
     choice.take(rows & ~WAITS, choice.room, fairly=False)
     choice.take(PUBLISHES_AGAIN, min(AGAIN - choice.again, choice.room), fairly=False)
@@ -157,7 +179,7 @@ def due(rows: Q, now: datetime, most: int, *columns: str) -> list[Any]:
     """Return the id and `columns` of due attempts without a message, the longest waiting first."""
     resend = now - timedelta(seconds=settings.RESEND)
     read = _compiled(rows, columns)
-    return read(at=now, resend=resend, ahead=now + SKEW, most=most)
+    return read(at=now, resend=resend, ahead=now + SKEW, young=now - YOUNG, most=most)
 
 
 @lru_cache(maxsize=256)

@@ -71,7 +71,10 @@ class Dns01(Challenge):
         return Refused("ca_no_dns01", what, permanent=True)
 
     def be_usable(self, issuance: Issuance) -> None:
-        """Raise Wait while the operator has disabled the DNS provider. The attempt does not end."""
+        """Raise Disabled while the operator has disabled the DNS provider.
+
+        The attempt does not end.
+        """
         if not issuance.credential or not (row := issuance.credential.disabled):
             return
         later = _(
@@ -80,7 +83,7 @@ class Dns01(Challenge):
         )
         what = joined(" ", [registry.what_is_disabled(row), later])
         issuance.write(deadline_at=max(issuance.deadline_at, clock.now() + AFTER_DISABLED))
-        raise Wait(issuance.spread(registry.DISABLED_REST), what)
+        raise registry.Disabled(issuance.spread(registry.DISABLED_REST), what)
 
     def look_up(self, issuance: Issuance, known: Known) -> Known:
         """Follow the CNAMEs of all names in one batch, unless the preflight has done it."""
@@ -133,6 +136,7 @@ class Dns01(Challenge):
                 wanted.setdefault(each.record_id, []).append(each)
         credential = issuance.credential
         lane = registry.lane_of_credential(credential) if credential else None
+        zones = records.Zones(issuance.zones)
         try:
             with (
                 lanes.enter(lane, issuance.account.owner_id),
@@ -140,7 +144,7 @@ class Dns01(Challenge):
             ):
                 for record_id in sorted(wanted):
                     issuance.breathe()
-                    record = records.publish(record_id)
+                    record = records.publish(record_id, zones)
                     for each in wanted[record_id]:
                         each.record = record  # the next step of the walk looks for it
         except Trouble as trouble:

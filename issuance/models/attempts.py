@@ -1,8 +1,9 @@
 """Attempts to get a certificate, with their events, authorizations and idempotency keys."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from django.conf import settings
@@ -145,6 +146,8 @@ class Issuance(OrderAtCA, Propagation, Turns):
     is_unsent = False  # stored as sent by the caller, who still has to send it
     # The authorizations, as the walk of this object knows them. None: they must be read.
     listed: "Sequence[Authorization] | None" = None
+    # The names of the zones that resolvers see, by the TXT record, as this walk has learned them.
+    zones: Mapping[str, str] = MappingProxyType({})
 
     class Meta(Turns.Meta):
         indexes: ClassVar = (

@@ -33,7 +33,8 @@ def disable_provider(provider: str, by: User, why: str) -> DisabledProvider:
 def enable_provider(row: DisabledProvider, by: User) -> None:
     """Enable the provider again, and wake the attempts that wait for it. Raise Conflict if it is.
 
-    An attempt in its turn may have read that it is disabled. It asks again after its pause.
+    An attempt in its turn may have read that it is disabled. It looks again when its turn has
+    ended.
     """
     with transaction.atomic():
         deleted, _each = DisabledProvider.objects.filter(pk=row.pk).delete()

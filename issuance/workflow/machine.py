@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import structlog
+from django.db import transaction
 
 from authorities import catalog, exchanges
 from authorities.base import NotYet
@@ -17,6 +18,8 @@ from certctrl import clock, lanes, log
 from certctrl.sentences import joined
 from certctrl.sentences import sentence as _
 from certctrl.turns import MAX_DEATHS, SKEW, LostTurn, Trouble, Wait, retry_pause, stopping
+from dnsproviders.models import DisabledProvider
+from dnsproviders.registry import Disabled
 from issuance import notify, ratelimits
 from issuance.challenges import base, registry
 from issuance.models import TOO_LONG, Issuance
@@ -170,6 +173,8 @@ def run(
         return (end or settle)(step, issuance, done, clock.monotonic() - began)
     except Wait as wait:
         _unless_lost(put_back, step, issuance, wait)
+        if isinstance(wait, Disabled):
+            _wake_if_enabled(issuance)
     except LostTurn:
         after_losing(issuance)
     except Trouble as trouble:
@@ -334,6 +339,23 @@ def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
     with issuance.fence(**issuance.ending(until, **fields)):
         event(issuance, step.name, Outcome.WAIT, what)
     return None
+
+
+def _wake_if_enabled(issuance: Issuance) -> None:
+    """Wake the attempt if its DNS provider was enabled during the turn that has just ended.
+
+    To enable it wakes only attempts that no worker holds.
+    """
+    if not issuance.credential:
+        return
+    with transaction.atomic():
+        row = DisabledProvider.objects.filter(provider=issuance.credential.provider)
+        # The lock waits for someone who is enabling it, and has not seen the end of the turn.
+        if row.select_for_update().first():
+            return
+        now = clock.now()
+        rests = Issuance.objects.filter(pk=issuance.pk, holder="", wake_at__gt=now)
+        rests.update(wake_at=now, queued_at=None)
 
 
 def moved_deadline(step: Step, issuance: Issuance, seconds: float) -> datetime:

@@ -94,6 +94,9 @@ class FakeProvider:
             raise self.zone.blinds
         return self.zone.outside.call("zone.zone_of", lambda: "example.com")
 
+    def zone_name(self, zone: str) -> str:
+        return zone
+
     def doubt(self, zone: str, name: str, seen: SeenZone) -> str:
         return self.zone.doubt
 

@@ -46,6 +46,7 @@ def order(issuance: Issuance) -> Done:
     _be_usable(issuance)
     _let_older_attempts_end(issuance)
     client, known, listed = _order_once(issuance)
+    issuance.zones = known.seen
     listed = _listed(issuance=issuance.pk) if listed is None else listed
     store = _read_authorizations(issuance, client, listed, known)
     if all(each.status != Authorization.Status.UNREAD for each in listed):

@@ -89,6 +89,12 @@ def test_the_longest_zone_that_holds_the_name_is_found(fake: FakeCloudflare) -> 
     assert cloudflare().zone_of("_acme-challenge.www.example.com") == ZONE
 
 
+def test_the_name_of_a_zone_is_known_once_it_was_shown(fake: FakeCloudflare) -> None:
+    provider = cloudflare()
+    assert provider.zone_name(ZONE) == ""
+    assert provider.zone_name(provider.zone_of("_acme-challenge.www.example.com")) == "example.com"
+
+
 def test_an_internationalised_zone_is_found_by_its_a_label(fake: FakeCloudflare) -> None:
     assert cloudflare().zone_of("_acme-challenge.xn--bcher-kva.example") == "idn"
 

@@ -192,7 +192,10 @@ def test_a_crowd_that_waits_is_not_searched_for_due_rows(world, account, credent
 
 @pytest.mark.slow
 @pytest.mark.postgres_only
-def test_a_kept_plan_finds_due_steps_beside_a_crowd_that_waits(world, account, credential):
+def test_a_kept_plan_finds_due_steps_beside_a_crowd_that_waits(
+    world, account, credential, monkeypatch
+):
+    monkeypatch.setattr(admission, "SHORT_QUEUE", -1)
     names = [f"host{number}.example.com" for number in range(3000)]
     later = world.time + timedelta(hours=1)
     waiting.attempts(account, credential, names, world.time, wake_at=later)
@@ -202,6 +205,7 @@ def test_a_kept_plan_finds_due_steps_beside_a_crowd_that_waits(world, account, c
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE issuance_issuance")
         plans = [_kept_plan(cursor, sql) for sql, _ in ran if "queued_at" in sql]
+    assert [sql for sql, _ in ran if "state_since" in sql.partition("WHERE")[2]]
     assert plans
     assert not [plan for plan in plans if "issuance_wake_at" in plan]
 

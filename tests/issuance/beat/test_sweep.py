@@ -23,6 +23,7 @@ from issuance.workflow import batch
 from tests.fakes import waiting
 
 pytestmark = pytest.mark.django_db
+A_MINUTE = timedelta(minutes=1)
 
 
 def due(world, account, credential, count: int, state: str = "queued", names: str = "host") -> None:
@@ -169,6 +170,33 @@ def test_attempts_that_only_ask_again_go_before_none(
     assert dispatch.BEGUN not in priorities.values()
     assert asking.exclude(queued_at=None).count() == 10
     assert len(priorities) == 40
+
+
+def test_young_checks_go_first_behind_many_in_half_of_the_threads(
+    world, account, credential, small, priorities, monkeypatch, settings
+):
+    monkeypatch.setattr(admission, "SHORT_QUEUE", 20)
+    settings.WORKER_CONCURRENCY = 6
+    due(world, account, credential, 20, names="old", state="validated")
+    due(world, account, credential, 5, names="failed", state="validated")
+    due(world, account, credential, 30, names="new")
+    world.advance(60)
+    due(world, account, credential, 9, names="young", state="validated")
+    ordered = Issuance.objects.filter(state="validated")
+    later = ordered.update(waits_for="The CA is signing.", wake_at=world.time + A_MINUTE)
+    recent = ordered.filter(certificate__domain__regex="failed|young")
+    recent.update(state_since=world.time + A_MINUTE)
+    ordered.filter(certificate__domain__startswith="failed").update(stumbles=1)
+    sweep.sweep.run()
+    assert len(priorities) == 30
+    assert later == 34
+    world.advance(60)
+    for _ in range(2):
+        sweep.sweep.run()
+    begun = [pk for pk, priority in priorities.items() if priority == dispatch.BEGUN]
+    names = Issuance.objects.filter(pk__in=begun).values_list("certificate__domain", flat=True)
+    assert sorted(names) == [f"young{number}.example.com" for number in range(3)]
+    assert not set(priorities) & set(recent.filter(stumbles=0).exclude(pk__in=begun))
 
 
 def test_attempts_that_reached_their_slots_have_a_limit(

@@ -21,6 +21,7 @@ from issuance.challenges.base import Known
 from issuance.models import Authorization, Certificate, Issuance, IssuanceEvent
 from issuance.preflight import Finding, checks
 from keystore import envelope
+from tests.fakes.zone import FakeProvider
 
 pytestmark = pytest.mark.django_db
 State = Issuance.State
@@ -358,6 +359,33 @@ def issued(world, account, credential, name: str) -> list[str]:
 def test_a_zone_that_was_just_shown_is_not_asked_for_again(world, account, credential, in_one_zone):
     assert issued(world, account, credential, "a.example.com")[0] == "zone.zone_of"
     assert "zone.zone_of" not in issued(world, account, credential, "b.example.com")
+
+
+MANY = tuple(f"host{number}.example.com" for number in range(5))
+
+
+def test_a_walk_asks_for_the_zone_of_many_names_once(world, account, credential, in_one_zone):
+    certificate, _ = world.create(account, credential, *MANY)
+    world.deliver()
+    assert world.outside.calls.count("zone.zone_of") == 1
+    world.outside.calls.clear()
+    world.advance(7200)
+    services.issue(certificate)
+    world.deliver()
+    assert Issuance.objects.latest("pk").state == State.ISSUED
+    assert world.outside.calls.count("zone.present") == 5
+    assert world.outside.calls.count("zone.zone_of") == 1
+    assert set(TxtRecord.objects.values_list("zone", flat=True)) == {"example.com"}
+
+
+def test_a_zone_that_resolvers_do_not_see_is_of_one_record(
+    world, account, credential, in_one_zone, monkeypatch
+):
+    monkeypatch.setattr(FakeProvider, "zone_of", lambda provider, name: f"own.{name}")
+    world.create(account, credential, *MANY)
+    world.deliver()
+    assert TxtRecord.objects.count() == 5
+    assert all(each.zone == f"own.{each.name}" for each in TxtRecord.objects.all())
 
 
 def test_a_zone_is_asked_for_again_after_a_minute(world, account, credential, in_one_zone):

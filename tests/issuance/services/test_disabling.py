@@ -5,7 +5,9 @@ import pytest
 from accounts.models import AuditEvent
 from authorities import accounts, privateca
 from certctrl.errors import Conflict
-from dnsproviders.models import DisabledProvider, TxtRecord
+from dnsproviders import registry as provider_registry
+from dnsproviders.base import Provider
+from dnsproviders.models import DisabledProvider, DnsCredential, TxtRecord
 from issuance import preflight, services, workflow
 from issuance.beat.renewals import scan_renewals
 from issuance.challenges.dns01 import Dns01
@@ -81,6 +83,52 @@ def test_an_attempt_with_an_order_waits_without_a_record(
     world.settle()
     assert attempt().state == State.ISSUED
     assert len(world.ca.orders) == 1
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_attempt_in_its_turn_goes_on_when_the_provider_is_enabled(
+    world, account, credential, owner, disable, monkeypatch, number
+):
+    _, issuance = world.create(account, credential)
+    for step in workflow.STEPS[:number]:
+        workflow.take(step, issuance.pk)
+    row = disable()
+    be_usable = Dns01.be_usable
+
+    def enabled_meanwhile(challenge: Dns01, issuance: Issuance) -> None:
+        try:
+            be_usable(challenge, issuance)
+        finally:
+            services.enable_provider(row, owner)
+
+    monkeypatch.setattr(Dns01, "be_usable", enabled_meanwhile)
+    workflow.take(workflow.STEPS[number], issuance.pk)
+    assert attempt().wake_at <= world.time
+    monkeypatch.setattr(Dns01, "be_usable", be_usable)
+    world.deliver()
+    world.sweep()
+    assert attempt().state not in (State.QUEUED, State.ORDERED)
+
+
+def test_an_attempt_wakes_when_its_record_found_the_provider_disabled(
+    world, account, credential, owner, disable, monkeypatch
+):
+    _, issuance = world.create(account, credential)
+    workflow.take(workflow.STEPS[0], issuance.pk)
+    open_credential = provider_registry.open_credential
+
+    def enabled_meanwhile(credential: DnsCredential) -> Provider:
+        row = DisabledProvider.objects.get()
+        try:
+            return open_credential(credential)
+        finally:
+            services.enable_provider(row, owner)
+
+    monkeypatch.setattr(Dns01, "be_usable", lambda challenge, issuance: disable())
+    monkeypatch.setattr(provider_registry, "open_credential", enabled_meanwhile)
+    workflow.take(workflow.STEPS[1], issuance.pk)
+    assert "is disabled" in attempt().waits_for
+    assert attempt().wake_at <= world.time
 
 
 def test_a_provider_that_is_disabled_in_a_turn_is_not_called(

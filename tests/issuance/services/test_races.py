@@ -14,6 +14,7 @@ from dnsproviders.models import TxtRecord
 from issuance import drills, services, workflow
 from issuance.beat import renewals, sweep
 from issuance.challenges import txtrecords
+from issuance.challenges.dns01 import Dns01
 from issuance.models import Certificate, CertificateVersion, Drill, Issuance
 from issuance.services import canceling
 from issuance.workflow import machine
@@ -42,6 +43,36 @@ def test_batches_share_rows_without_taking_one_twice(world, account, credential)
     taken = [row.pk for rows in claims for row in rows]
     assert len(taken) == len(set(taken))
     assert len(taken) == 60, "those that came second took none, and left rows to nobody"
+
+
+def test_a_turn_that_ends_while_its_provider_is_being_enabled_wakes(
+    world, account, credential, owner, monkeypatch
+):
+    _, issuance = world.create(account, credential)
+    row = services.disable_provider("httpreq", owner, "an outage")
+    be_usable = Dns01.be_usable
+    has_read, has_woken = threading.Event(), threading.Event()
+
+    def read_before(challenge: Dns01, issuance: Issuance) -> None:
+        try:
+            be_usable(challenge, issuance)
+        finally:
+            has_read.set()
+            assert has_woken.wait(LIMIT)
+
+    def enable() -> None:
+        assert has_read.wait(LIMIT)
+        with transaction.atomic():
+            services.enable_provider(row, owner)
+            has_woken.set()
+            until_another_waits()
+
+    monkeypatch.setattr(Dns01, "be_usable", read_before)
+    results = at_once(enable, lambda: workflow.take(workflow.STEPS[0], issuance.pk))
+    assert results == [None, False]
+    issuance.refresh_from_db()
+    assert "is disabled" in issuance.waits_for
+    assert issuance.wake_at <= world.time
 
 
 def test_simultaneous_equal_creates_make_one_certificate_and_one_attempt(
