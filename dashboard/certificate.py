@@ -21,13 +21,12 @@ from certctrl import clock, errors, outward
 from certctrl.errorshape import refusal_of
 from dashboard import assigning, changing, drawing
 from dashboard.assigning import Assigning
-from dashboard.certificates import shown
 from dashboard.changing import Changing
 from dashboard.conditions import (
     Condition,
     condition_of,
     condition_of_attempt,
-    note_failures,
+    note_attempts,
     said,
     steps_done,
 )
@@ -58,10 +57,11 @@ FILES = {
 
 def certificate_of(page: Page, pk: int) -> Certificate:
     """Return a certificate of the person who is signed in. Raise NotFound."""
-    found = list(shown(services.of_owner(page.owner).filter(pk=pk)).select_related(*RELATED)[:1])
+    rows = services.of_owner(page.owner).filter(pk=pk).select_related(*RELATED)
+    found = list(rows.defer("current__chain_pem")[:1])
     if not found:
         raise errors.NotFound(_("You have no certificate %(id)d.") % {"id": pk})
-    note_failures(found)
+    note_attempts(found)
     return found[0]
 
 

@@ -79,8 +79,9 @@ def behind_of(owner: User) -> dict[str, Any]:
     """Return what devices serve that is not what they should, the newest assignments first."""
     behind = certificates.not_serving(certificates.deployments_of(owner))
     shown = with_opens(behind.select_related("device", "wanted", "certificate__current"))
-    rows = [(each, deployment_condition(each)) for each in shown.order_by("-pk")[:MOST_BEHIND]]
-    return {"behind": certificates.count(behind), "behind_rows": rows}
+    read = shown.defer("certificate__current__chain_pem", "wanted__chain_pem").order_by("-pk")
+    rows = [(each, deployment_condition(each)) for each in read[:MOST_BEHIND]]
+    return {"behind": certificates.count_read(rows, MOST_BEHIND, behind), "behind_rows": rows}
 
 
 def tags_of(owner: int) -> list[str]:

@@ -38,8 +38,8 @@ from issuance.services.counting import (
     MOST_COUNTED,
     DayCount,
     add_up,
-    by_day,
     count,
+    count_read,
     deployments_of,
     not_serving,
     of_condition,
@@ -47,6 +47,7 @@ from issuance.services.counting import (
     soonest,
     summary,
     total,
+    total_and_days,
 )
 from issuance.services.disabling import disable_provider, enable_provider
 from issuance.services.export import PFX, bundle, head, to_folder
@@ -87,11 +88,11 @@ __all__ = [
     "assign_to_tag",
     "assigned",
     "bundle",
-    "by_day",
     "cancel",
     "cancel_attempt",
     "chosen",
     "count",
+    "count_read",
     "create_certificate",
     "deployments_of",
     "disable_provider",
@@ -133,6 +134,7 @@ __all__ = [
     "summary",
     "to_folder",
     "total",
+    "total_and_days",
     "trust",
     "unassign",
     "unassign_from_tag",
