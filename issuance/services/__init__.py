@@ -58,7 +58,7 @@ from issuance.services.locks import no_credential
 from issuance.services.looking import Expected, Looked, ZoneProof, expected, look, zones_of
 from issuance.services.materials import assigned, for_device, sealed, version_of
 from issuance.services.probing import forget_probe, probe_now
-from issuance.services.revocation import revoke, revoke_replaced
+from issuance.services.revocation import REASONS, revoke, revoke_replaced
 from issuance.services.searching import search
 from issuance.services.trusting import distrust, trust
 from issuance.services.validation import COLUMNS
@@ -68,6 +68,7 @@ __all__ = [
     "MOST_COUNTED",
     "MOST_LABELS",
     "PFX",
+    "REASONS",
     "CertificateSpec",
     "DayCount",
     "Expected",
