@@ -8,6 +8,7 @@ from asgiref.sync import sync_to_async
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.utils.translation import gettext as _
+from django.utils.translation import pgettext
 
 from accounts import audit, chain
 from accounts.auditapi import AuditQuery
@@ -87,7 +88,7 @@ def in_words(value: Any) -> str:
     if isinstance(value, list):
         return _(", ").join(map(in_words, value)) or _("none")
     if isinstance(value, bool):
-        return _("yes") if value else _("no")
+        return pgettext("value", "yes") if value else pgettext("value", "no")
     return _("none") if value in (None, "") else str(value)
 
 
