@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -29,6 +30,7 @@ MAX_COMMON_NAME = 64
 ACME_IDENTIFIER = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")  # RFC 8737, section 6.1
 MAX_CHAIN = 10
 CAP_TOLERANCE = timedelta(hours=1)
+END_OF_PEM = "-----END CERTIFICATE-----"
 # OpenSSL's default. More rounds only slow down guessing, which the random password makes impossible
 # anyway. They would also stop every other thread for half a second.
 PKCS12_ROUNDS = 2048
@@ -502,6 +504,23 @@ def cap_of(chain_pem: str) -> Cap | None:
     if not issuer or issuer.not_valid_after_utc - leaf.not_valid_after_utc > CAP_TOLERANCE:
         return None
     return Cap(name_of(issuer.subject), issuer.not_valid_after_utc)
+
+
+def may_be_capped(chain_pem: str, not_after: datetime) -> bool:
+    """Return whether cap_of() may return an issuer for a leaf that expires at `not_after`.
+
+    It is for lists. Most chains have the same certificates above their leaves, and these are parsed
+    once. Raise BadChain.
+    """
+    end = _first_end(chain_pem.partition(END_OF_PEM)[2].strip())
+    return end is not None and end - not_after <= CAP_TOLERANCE
+
+
+@lru_cache(maxsize=100)
+def _first_end(chain_pem: str) -> datetime | None:
+    """Return when the first of these certificates expires, or None when there is none."""
+    above = load_chain(chain_pem) if chain_pem else []
+    return min((each.not_valid_after_utc for each in above), default=None)
 
 
 def split_chain(chain_pem: str) -> ChainParts:

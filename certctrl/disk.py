@@ -75,13 +75,18 @@ def note(exc: BaseException | None) -> DiskFull | None:
 
 def refuse_when_full() -> None:
     """Raise DiskFull, for /health, when a disk is full."""
-    if side := full_side():
+    if side := full_side(_kept()):
         raise _unhealthy(side)
 
 
-def full_side() -> str:
-    """Return whose disk is full now, or was in the last PAUSE seconds; empty for none."""
-    return DATABASE if _sqlite_is_full() else _kept()
+def full_side(kept: object) -> str:
+    """Return whose disk is full now, or was in the last PAUSE seconds; empty for none.
+
+    `kept` is the value of KEPT in the cache.
+    """
+    if _sqlite_is_full():
+        return DATABASE
+    return _(kept) if kept and isinstance(kept, str) else ""
 
 
 def refuse_when_redis_is_full() -> None:
@@ -102,12 +107,11 @@ def _unhealthy(side: str) -> DiskFull:
     return full
 
 
-def _kept() -> str:
+def _kept() -> object:
     try:
-        kept = cache.get(KEPT)
+        return cache.get(KEPT)
     except Exception:  # any error of the cache's client
-        return ""
-    return _(kept) if kept else ""
+        return None
 
 
 def _causes(exc: BaseException | None) -> Iterator[BaseException]:

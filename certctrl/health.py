@@ -46,20 +46,20 @@ class Health(PublicView):
 def standstill() -> str:
     """Return why nothing moves now, as a sentence for people; empty when that is not known.
 
-    A Redis that hangs is asked once in AWAY_FOR seconds, because pages call this.
+    Pages call this, so it asks Redis once. One that hangs is asked once in AWAY_FOR seconds.
     """
     global _away_until
+    away = _("Redis does not answer. Check that it runs.")
+    if clock.monotonic() < _away_until:
+        return away
     try:
-        if clock.monotonic() >= _away_until:
-            cache.get(SWEPT)
-            _away_until = float("-inf")
+        kept = cache.get_many([SWEPT, disk.KEPT])
     except Exception:  # any error of the cache's client
         _away_until = clock.monotonic() + AWAY_FOR
-    if clock.monotonic() < _away_until:
-        return _("Redis does not answer. Check that it runs.")
-    if side := disk.full_side():
+        return away
+    if side := disk.full_side(kept.get(disk.KEPT)):
         return _("%(side)s. The operator of this server must free space.", side=side)
-    swept_at = None if settings.DEMO else last_sweep()
+    swept_at = None if settings.DEMO else seconds_of(kept.get(SWEPT))
     return "" if swept_at is None else late(swept_at)
 
 
@@ -87,7 +87,14 @@ def last_sweep() -> float | None:
     Return None when there is no record, or the cache is away.
     """
     try:
-        swept_at: Any = cache.get(SWEPT)
-        return None if swept_at is None else float(swept_at)
-    except Exception:  # any error of the cache's client, or a foreign value
+        return seconds_of(cache.get(SWEPT))
+    except Exception:  # any error of the cache's client
+        return None
+
+
+def seconds_of(kept: Any) -> float | None:
+    """Return a time that was kept, or None for a foreign value."""
+    try:
+        return float(kept)
+    except (TypeError, ValueError, OverflowError):
         return None

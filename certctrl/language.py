@@ -3,6 +3,7 @@
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, parse_cookie
 from django.utils import translation
 from django.utils.cache import patch_vary_headers
@@ -19,7 +20,7 @@ class RequestLanguage:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if request.path_info.startswith("/static/"):
+        if request.path.startswith(settings.STATIC_URL):
             return self.get_response(request)
         with in_language_of(request):
             response = self.get_response(request)

@@ -1,20 +1,24 @@
 """The audit log: who did what to which object, and whether an event is as it was sealed."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.utils.translation import gettext as _
+from django.utils.translation import pgettext
 
 from accounts import audit, chain
 from accounts.auditapi import AuditQuery
 from accounts.models import AuditEvent
 from certctrl import errors
 from certctrl.errorshape import refusal_of
+from dashboard.certificate import REASONS
 from dashboard.conditions import Condition
 from dashboard.page import Page, rows_of, show
+from issuance import services
 
 BATCH = 1000  # events that a file reads at a time
 ASKED = ("actor", "action", "object", "since", "until")
@@ -48,7 +52,7 @@ class AuditList(AuditPage):
             "here": "setup",
             "page": page,
             "rows": [
-                (each, condition_of(each, is_it))
+                (each, condition_of(each, is_it), detail_of(each))
                 for each, is_it in zip(page.rows, intact, strict=True)
             ],
             "asked": asked,
@@ -66,6 +70,33 @@ def condition_of(event: AuditEvent, is_intact: bool | None) -> Condition:
     if is_intact:
         return Condition("plain", "ok", _("sealed as %(place)d") % {"place": event.place})
     return Condition("you", "you", _("changed after it was sealed"))
+
+
+def detail_of(event: AuditEvent) -> list[tuple[str, str]]:
+    """Return the names and values of the detail, with the values in words."""
+    words = {name: in_words(value) for name, value in event.detail.items()}
+    if event.action == "certificate.revoked" and "reason" in words:
+        words["reason"] = reason_words(event.detail["reason"])
+    return list(words.items())
+
+
+def in_words(value: Any) -> str:
+    """Return a JSON value as a person reads it."""
+    if isinstance(value, Mapping):
+        pairs = [f"{name}{_(': ')}{in_words(each)}" for name, each in value.items()]
+        return _("; ").join(pairs) or _("none")
+    if isinstance(value, list):
+        return _(", ").join(map(in_words, value)) or _("none")
+    if isinstance(value, bool):
+        return pgettext("value", "yes") if value else pgettext("value", "no")
+    return _("none") if value in (None, "") else str(value)
+
+
+def reason_words(number: Any) -> str:
+    """Return the name of a reason for a revocation, and its meaning where it has one."""
+    name = next((each for each, code in services.REASONS.items() if code == number), "")
+    meaning = REASONS.get(name)
+    return f"{name}{_(': ')}{meaning}" if meaning else name or in_words(number)
 
 
 class AuditFile(AuditPage):

@@ -28,7 +28,7 @@ class BulkPage(Page):
         sent = request.POST
         self.name = sent.get("do", "")
         self.label = sent.get("label", "")
-        self.reason = sent.get("reason") or REASONS[0]
+        self.reason = sent.get("reason") or next(iter(REASONS))
         self.action = services.action_of(
             self.name,
             reason=self.reason,
@@ -78,7 +78,7 @@ class BulkPage(Page):
             "word": dict(BULK)[self.name],
             "label": self.label,
             "reason": self.reason,
-            "reasons": REASONS,
+            "reasons": REASONS.items(),
             "results": results,
             "done": rows["done"],
             "refused_ones": rows["refused"],

@@ -21,13 +21,12 @@ from certctrl import clock, errors, outward
 from certctrl.errorshape import refusal_of
 from dashboard import assigning, changing, drawing
 from dashboard.assigning import Assigning
-from dashboard.certificates import shown
 from dashboard.changing import Changing
 from dashboard.conditions import (
     Condition,
     condition_of,
     condition_of_attempt,
-    note_failures,
+    note_attempts,
     said,
     steps_done,
 )
@@ -41,7 +40,13 @@ from issuance.services import Idempotency
 MOST_VERSIONS = 8
 MOST_ATTEMPTS = 20
 MOST_DEVICES = 100
-REASONS = ("superseded", "keyCompromise", "cessationOfOperation", "affiliationChanged")
+# The reasons for a revocation, as RFC 5280 names them, with their meaning.
+REASONS = {
+    "superseded": gettext_lazy("another certificate replaces it"),
+    "keyCompromise": gettext_lazy("somebody else may have the key"),
+    "cessationOfOperation": gettext_lazy("the names are no longer in use"),
+    "affiliationChanged": gettext_lazy("the organization or the owner of the names has changed"),
+}
 # Which server wants which file. The names of servers are not translated.
 SERVERS = (
     ("nginx, Apache, Caddy, Postfix, Dovecot", "fullchain.pem + private.key"),
@@ -58,10 +63,11 @@ FILES = {
 
 def certificate_of(page: Page, pk: int) -> Certificate:
     """Return a certificate of the person who is signed in. Raise NotFound."""
-    found = list(shown(services.of_owner(page.owner).filter(pk=pk)).select_related(*RELATED)[:1])
+    rows = services.of_owner(page.owner).filter(pk=pk).select_related(*RELATED)
+    found = list(rows.defer("current__chain_pem")[:1])
     if not found:
         raise errors.NotFound(_("You have no certificate %(id)d.") % {"id": pk})
-    note_failures(found)
+    note_attempts(found)
     return found[0]
 
 
@@ -105,6 +111,7 @@ class CertificatePage(Page):
             "here": "certificates",
             "certificate": certificate,
             "condition": condition,
+            "is_revoked": bool(certificate.current and certificate.current.revoke_asked_at),
             "said": said(condition.note),
             "open_attempt": Issuance.objects.open_of(certificate),
             "axis": lanes.axis(),
@@ -121,7 +128,7 @@ class CertificatePage(Page):
             "labels": sorted(each.name for each in certificate.labels.all()),
             "longest_labels": (Label.LONGEST + 2) * services.MOST_LABELS,
             "servers": SERVERS,
-            "reasons": REASONS,
+            "reasons": REASONS.items(),
             "curls": curls(self.request, certificate),
             "files": FILES,
             **assigning.facts(certificate, devices),

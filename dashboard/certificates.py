@@ -11,6 +11,7 @@ from django.db.models import Count, F, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.urls import reverse
 from django.utils.dateparse import parse_datetime
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -20,7 +21,7 @@ from authorities import catalog
 from authorities.models import AcmeAccount
 from certctrl import clock, errors
 from dashboard import drawing
-from dashboard.conditions import Condition, condition_of, note_failures, with_attempts
+from dashboard.conditions import Condition, condition_of, note_attempts
 from dashboard.page import ALL, Page, number, show
 from devices.models import Device
 from dnsproviders.models import DnsCredential
@@ -57,29 +58,44 @@ SORTS = (
 )
 
 
+# The columns that tell the condition of a certificate, its name and its days.
+COLUMNS = (
+    "domain",
+    "renew_at",
+    "expires_at",
+    "auto_renew",
+    "failures",
+    "failing_since",
+    "current__not_after",
+    "current__revoke_asked_at",
+    "current__revoke_error",
+    "current__revoked_at",
+)
+
+
 @dataclass(frozen=True)
 class Row:
     certificate: Certificate
     condition: Condition
-    bar: str
-    more: int
     # Devices that it is assigned to, and those that serve its version. Only the list knows them.
     assigned: int = 0
     served: int = 0
 
+    @property
+    def bar(self) -> SafeString:
+        ends = self.certificate.expires_at
+        label = _("ends %(day)s") % {"day": f"{ends:%Y-%m-%d}"} if ends else ""
+        kind = self.condition.kind if self.condition.kind != "plain" else ""
+        return drawing.life(kind, clock.now(), self.certificate.renew_at, ends, label)
 
-def row_of(certificate: Certificate) -> Row:
-    condition = condition_of(certificate)
-    ends, renews = certificate.expires_at, certificate.renew_at
-    label = _("ends %(day)s") % {"day": f"{ends:%Y-%m-%d}"} if ends else ""
-    kind = condition.kind if condition.kind != "plain" else ""
-    bar = drawing.life(kind, clock.now(), renews, ends, label)
-    return Row(certificate, condition, bar, len(certificate.names) - 1)
+    @property
+    def more(self) -> int:
+        return len(self.certificate.names) - 1
 
 
 def rows_of(certificates: Sequence[Certificate]) -> list[Row]:
-    note_failures(certificates)
-    return [row_of(each) for each in certificates]
+    """Return the rows of certificates that `note_attempts` has seen."""
+    return [Row(each, condition_of(each)) for each in certificates]
 
 
 def with_served(rows: Sequence[Row]) -> list[Row]:
@@ -101,9 +117,9 @@ def with_served(rows: Sequence[Row]) -> list[Row]:
 
 
 def shown(rows: QuerySet[Certificate]) -> QuerySet[Certificate]:
-    """Read with each row what the list shows, and not the chain."""
-    joined = rows.select_related("account", "current").defer("current__chain_pem")
-    return with_attempts(joined)
+    """Read with each row the columns that a list shows, and no others."""
+    joined = rows.select_related("account", "current")
+    return joined.only(*COLUMNS, "names", "account__name")
 
 
 @dataclass(frozen=True)
@@ -205,6 +221,7 @@ class CertificateList(Page):
         page, following = page_of(
             shown(rows).prefetch_related("labels"), asked["sort"], asked["after"], size
         )
+        note_attempts(page)
         accounts = choices(AcmeAccount, self.owner, "ca_provider")
         is_filtered = any(asked[name] for name in FILTERS)
         context: dict[str, Any] = {
@@ -266,13 +283,18 @@ def choices(kind: Any, owner: User, *columns: str) -> list[Any]:
     return list(rows.order_by("name", "pk").only("name", *columns)[:MOST_CHOICES])
 
 
-def usable_accounts(owner_id: int, used: Collection[int] = ()) -> list[AcmeAccount]:
-    """Return the accounts that may issue, and those with the ids `used`."""
+def usable_accounts(
+    owner_id: int, used: Collection[int] = (), only: Sequence[str] = ()
+) -> list[AcmeAccount]:
+    """Return the accounts that may issue, and those with the ids `used`.
+
+    They have the columns `only`, or all columns when it is empty.
+    """
     rows = AcmeAccount.objects.filter(owner=owner_id, retired_at=None)
     usable = rows.exclude(status=AcmeAccount.Status.DEACTIVATED)
     if used:
         usable |= rows.filter(pk__in=used)
-    return list(usable.order_by("name", "pk")[:MOST_CHOICES])
+    return list(usable.order_by("name", "pk").only(*only)[:MOST_CHOICES])
 
 
 def address(asked: dict[str, str], size: int, **changes: str) -> str:

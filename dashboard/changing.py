@@ -47,9 +47,9 @@ FIELDS = (*(each for each in MEMBERS if not each.startswith("key_")), "key")
 
 
 def accounts_of(certificate: Certificate) -> list[AcmeAccount]:
-    """Return the accounts that may issue it, and those that do."""
+    """Return the accounts that may issue it, and those that do, with their names."""
     used = [each for each in (certificate.account_id, certificate.fallback_account_id) if each]
-    return usable_accounts(certificate.owner_id, used)
+    return usable_accounts(certificate.owner_id, used, only=("name", "private_ca"))
 
 
 def seen(certificate: Certificate, names: Iterable[str]) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models import OuterRef, Prefetch, Subquery, prefetch_related_objects
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from certctrl import clock
 from certctrl.sentences import part_of
 from issuance import workflow
-from issuance.models import Certificate, Issuance, open_attempts
+from issuance.models import Certificate, Issuance
 
 STEPS = tuple(step.name for step in workflow.STEPS)
 State = Issuance.State
@@ -31,23 +31,30 @@ def steps_done(issuance: Issuance) -> int:
     return [step.state for step in workflow.STEPS].index(issuance.state)
 
 
-def with_attempts(rows: QuerySet[Certificate]) -> QuerySet[Certificate]:
-    """Add the open attempt, and the id of the last attempt that failed."""
+def note_attempts(certificates: Sequence[Certificate]) -> None:
+    """Set the open attempt of each certificate, and of a failing one the last that failed.
+
+    It takes one query, and a second one when a certificate fails. The attempts have only the
+    columns that the condition shows.
+    """
+    opened = Issuance.objects.open().only("certificate", "state", "waits_for", "slot_at")
+    prefetch_related_objects(certificates, Prefetch("issuances", opened, to_attr="open_issuances"))
+    failing = {each.pk for each in certificates if each.failures}
+    last_failed = _last_failed(failing) if failing else {}
+    for each in certificates:
+        each.last_failed = last_failed.get(each.pk)  # type: ignore[attr-defined]
+
+
+def _last_failed(ids: set[int]) -> dict[int, Issuance]:
     failed = Issuance.objects.filter(certificate=OuterRef("pk"), state=State.FAILED)
     last = Subquery(failed.order_by("-pk").values("pk")[:1])
-    return rows.annotate(last_failed_id=last).prefetch_related(open_attempts())
-
-
-def note_failures(certificates: Sequence[Certificate]) -> None:
-    """Set `last_failed` on each certificate of `with_attempts` that fails now, by one query."""
-    ids = {each.pk: each.last_failed_id for each in certificates if each.failures}  # type: ignore[attr-defined]
-    found = Issuance.objects.in_bulk(filter(None, ids.values())) if any(ids.values()) else {}
-    for each in certificates:
-        each.last_failed = found.get(ids.get(each.pk) or 0)  # type: ignore[attr-defined]
+    rows = Issuance.objects.filter(pk__in=Certificate.objects.filter(pk__in=ids).values(last=last))
+    shown = rows.only("certificate", "credential", "error_code", "error_what", "failure")
+    return {each.certificate_id: each for each in shown}
 
 
 def condition_of(certificate: Certificate) -> Condition:
-    """Return the condition of a certificate that `note_failures` has seen."""
+    """Return the condition of a certificate that `note_attempts` has seen."""
     version = certificate.current
     if version and version.revoked_at:
         return Condition("plain", "void", _("revoked"))

@@ -23,7 +23,7 @@ from certctrl.errorshape import refusal_of
 from dashboard.certificate import to_attempt
 from dashboard.certificates import MOST_CHOICES, choices, shown, usable_accounts
 from dashboard.changing import KEYS
-from dashboard.conditions import Condition, condition_of, note_failures
+from dashboard.conditions import Condition, condition_of, note_attempts
 from dashboard.page import FORM_KEY, SEPARATORS, Page, count, curl, is_partial, number, show
 from devices.models import Device
 from dnsproviders.models import DisabledProvider, DnsCredential
@@ -94,7 +94,7 @@ def there_already(form: "Form", account: AcmeAccount | None, names: list[str]) -
     """Return the certificates with the same names, and what a second one would cost at the CA."""
     ids = services.with_names(form.owner, names)[:MOST_SAME]
     same = list(shown(services.of_owner(form.owner).filter(pk__in=ids)).order_by("-pk"))
-    note_failures(same)
+    note_attempts(same)
     limit = ratelimits.left_of_set(account, names) if same and account else None
     if limit and account:
         limit |= {

@@ -108,7 +108,8 @@ class NoticeSettingsPage(Page):
         context = {
             "here": "setup",
             "wanted": wanted,
-            "note": addresses.note_of(wanted),
+            "note": addresses.caution_of(wanted),
+            "has_code": addresses.code_ends_at(wanted) is not None,
             "given": {"email": wanted.email, "digest_over": wanted.digest_over} | given,
             "kinds": KINDS,
             "hooks": Webhook.objects.filter(owner=self.owner, retired_at=None).count(),

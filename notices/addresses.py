@@ -28,6 +28,7 @@ VALID_FOR = timedelta(days=1)  # mail servers may delay a mail for hours
 TRIES = 5  # for each code
 DIGITS = 8
 CODES_A_DAY = 5  # for each owner, and for each address from all owners together
+NOTHING_TO_CONFIRM = _("There is no address to confirm. Give another one in the settings.")
 
 
 def change(owner: User, given: Mapping[str, Any]) -> NoticeSettings:
@@ -58,9 +59,7 @@ def send_code(owner: User) -> NoticeSettings:
     with transaction.atomic():
         wanted = _locked(owner)
         if not wanted.unconfirmed:
-            raise Conflict(
-                _("There is no address to confirm. Give one with PUT …/notice-settings.")
-            )
+            raise Conflict(NOTHING_TO_CONFIRM)
         if not settings.MAIL_IS_SET_UP:
             raise Conflict(_("This server sends no mails. The operator must set EMAIL_HOST first."))
         _mail_code(wanted)
@@ -109,26 +108,37 @@ def code_ends_at(wanted: NoticeSettings) -> datetime | None:
     return ends_at if ends_at > clock.now() else None
 
 
-def note_of(wanted: NoticeSettings) -> str:
-    """Return a sentence for the reader of the settings, or an empty string."""
+def caution_of(wanted: NoticeSettings) -> str:
+    """Return what the reader cannot change with these settings, or an empty string."""
     address = wanted.unconfirmed
     limit = settings.MAILS_A_DAY
-    if not address:
-        told = _(
-            "This server mails at most %(limit)s notices a day to each owner. Further "
-            "notices go into the digest.",
-            limit=limit,
+    if address and not settings.MAIL_IS_SET_UP:
+        return _(
+            "%(address)s is not confirmed, because this server sends no mails.", address=address
         )
-        return told if wanted.digest_over > limit else ""
+    if address or wanted.digest_over <= limit:
+        return ""
+    return _(
+        "This server mails at most %(limit)s notices a day to each owner. Further "
+        "notices go into the digest.",
+        limit=limit,
+    )
+
+
+def note_of(wanted: NoticeSettings) -> str:
+    """Return a sentence for a program that reads the settings, or an empty string.
+
+    It names calls of the API.
+    """
+    caution = caution_of(wanted)
+    address = wanted.unconfirmed
+    if caution or not address:
+        return caution
     meanwhile = (
         _("notices go to %(address)s", address=wanted.mails_go_to)
         if wanted.mails_go_to
         else _("no notices are mailed")
     )
-    if not settings.MAIL_IS_SET_UP:
-        return _(
-            "%(address)s is not confirmed, because this server sends no mails.", address=address
-        )
     if not code_ends_at(wanted):
         return _(
             "%(address)s is not confirmed, and %(meanwhile)s. POST "
@@ -155,8 +165,8 @@ def _locked(owner: User) -> NoticeSettings:
 
 def _refusal(wanted: NoticeSettings, code: str) -> Exception | None:
     if not wanted.unconfirmed:
-        return Conflict(_("There is no address to confirm. Give one with PUT …/notice-settings."))
-    another = _("POST …/notice-settings/code mails a new code.")
+        return Conflict(NOTHING_TO_CONFIRM)
+    another = _("Ask for a new code.")
     if not code_ends_at(wanted):
         return Invalid(
             _(

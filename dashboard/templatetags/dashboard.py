@@ -1,11 +1,12 @@
 """Words, moments, marks and bars of the pages."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from django import template
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -17,6 +18,7 @@ from issuance import services
 register = template.Library()
 
 NONE = "\N{EN DASH}"
+SELECTED = mark_safe(" selected")
 MINUTE, HOUR, DAY = 60, 3600, 86400
 TWO_UNITS = 2 * DAY  # a shorter distance has two units
 
@@ -139,6 +141,18 @@ def code(text: str) -> dict[str, Any]:
 def axis() -> SafeString:
     """Return the axis of 90 days above bars."""
     return drawing.axis()
+
+
+@register.simple_tag
+def options(rows: Sequence[Any], chosen: str, also: Any) -> SafeString:
+    """Return the options of a select, with `also` if the rows lack it. `chosen` is an id."""
+    found = [*rows, also] if also and also not in rows else rows
+    shown = ((row.pk, SELECTED if str(row.pk) == chosen else "", named(row)) for row in found)
+    return format_html_join("", '<option value="{}"{}>{}</option>', shown)
+
+
+def named(row: Any) -> str:
+    return f"{row} · {_('a private CA')}" if getattr(row, "is_private", False) else str(row)
 
 
 @register.filter

@@ -112,7 +112,8 @@ def notes(certificate: Certificate) -> list[str]:
     current = certificate.current
     if not current:
         return []
-    short = why_short(current.chain_pem)
+    is_near = pki.may_be_capped(current.chain_pem, current.not_after)
+    short = why_short(current.chain_pem) if is_near else ""
     told = [short, remedy(current.account.is_private)] if short else []
     if current.account.is_private and current.not_after - current.not_before > APPLES_LONGEST:
         told.append(

@@ -38,8 +38,8 @@ from issuance.services.counting import (
     MOST_COUNTED,
     DayCount,
     add_up,
-    by_day,
     count,
+    count_read,
     deployments_of,
     not_serving,
     of_condition,
@@ -47,6 +47,7 @@ from issuance.services.counting import (
     soonest,
     summary,
     total,
+    total_and_days,
 )
 from issuance.services.disabling import disable_provider, enable_provider
 from issuance.services.export import PFX, bundle, head, to_folder
@@ -57,7 +58,7 @@ from issuance.services.locks import no_credential
 from issuance.services.looking import Expected, Looked, ZoneProof, expected, look, zones_of
 from issuance.services.materials import assigned, for_device, sealed, version_of
 from issuance.services.probing import forget_probe, probe_now
-from issuance.services.revocation import revoke, revoke_replaced
+from issuance.services.revocation import REASONS, revoke, revoke_replaced
 from issuance.services.searching import search
 from issuance.services.trusting import distrust, trust
 from issuance.services.validation import COLUMNS
@@ -67,6 +68,7 @@ __all__ = [
     "MOST_COUNTED",
     "MOST_LABELS",
     "PFX",
+    "REASONS",
     "CertificateSpec",
     "DayCount",
     "Expected",
@@ -87,11 +89,11 @@ __all__ = [
     "assign_to_tag",
     "assigned",
     "bundle",
-    "by_day",
     "cancel",
     "cancel_attempt",
     "chosen",
     "count",
+    "count_read",
     "create_certificate",
     "deployments_of",
     "disable_provider",
@@ -133,6 +135,7 @@ __all__ = [
     "summary",
     "to_folder",
     "total",
+    "total_and_days",
     "trust",
     "unassign",
     "unassign_from_tag",

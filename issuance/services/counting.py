@@ -1,6 +1,7 @@
 """Count the certificates of an owner: by condition, and by the days of their renewals and ends."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -93,22 +94,32 @@ def count(rows: QuerySet[Any]) -> int:
     return rows.order_by()[:MOST_COUNTED].count()
 
 
+def count_read(read: Sequence[Any], most: int, rows: QuerySet[Any]) -> int:
+    """Return count(rows) after the first `most` of the rows were read.
+
+    They are not counted when fewer were read.
+    """
+    return len(read) if len(read) < most else count(rows)
+
+
 def total(owner: User) -> int:
-    return _sum(owner, Kind.ALL)[None]
+    return _sums(Q(kind=Kind.ALL), owner)[Kind.ALL, None]
 
 
-def by_day(owner: User) -> list[DayCount]:
-    """Return the renewals and ends of each of the next 90 days, with the whole of today."""
+def total_and_days(owner: User) -> tuple[int, list[DayCount]]:
+    """Return total(), and the renewals and ends of each of the next 90 days with all of today."""
     today = clock.now().date()
     days = [today + timedelta(days=number) for number in range(DAYS)]
-    inside = {"day__range": (days[0], days[-1])}
-    renews, ends = _sum(owner, Kind.RENEWS, **inside), _sum(owner, Kind.ENDS, **inside)
-    return [DayCount(day, renews[day], ends[day]) for day in days]
+    inside = Q(kind__in=(Kind.RENEWS, Kind.ENDS), day__range=(days[0], days[-1]))
+    sums = _sums(Q(kind=Kind.ALL) | inside, owner)
+    counts = [DayCount(day, sums[Kind.RENEWS, day], sums[Kind.ENDS, day]) for day in days]
+    return sums[Kind.ALL, None], counts
 
 
-def _sum(owner: User, kind: Kind, **inside: Any) -> Counter[date | None]:
-    rows = CertificateCount.objects.filter(owner=owner, kind=kind, **inside)
-    return Counter(dict(rows.order_by().values_list("day").annotate(Sum("number"))))
+def _sums(which: Q, owner: User) -> Counter[tuple[str, date | None]]:
+    rows = CertificateCount.objects.filter(which, owner=owner).order_by()
+    summed = rows.values_list("kind", "day").annotate(Sum("number"))
+    return Counter({(kind, day): number for kind, day, number in summed})
 
 
 def add_up() -> None:
@@ -134,8 +145,9 @@ def summary(owner: User) -> dict[str, object]:
     """Return the numbers of an owner for a dashboard."""
     rows = of_owner(owner)
     first = soonest(owner)
+    all_of, days = total_and_days(owner)
     return {
-        "total": total(owner),
+        "total": all_of,
         "needs_person": of_condition(rows, "you").count(),
         "retrying": of_condition(rows, "again").count(),
         "in_progress": of_condition(rows, "open").count(),
@@ -144,5 +156,5 @@ def summary(owner: User) -> dict[str, object]:
         "soonest_end": first.expires_at if first else None,
         "devices": owner.devices.filter(status=Device.Status.ACTIVE).count(),
         "not_serving": not_serving(deployments_of(owner)).count(),
-        "days": by_day(owner),
+        "days": days,
     }

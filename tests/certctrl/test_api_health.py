@@ -4,7 +4,7 @@ import pytest
 import time_machine
 from django.core.cache import cache
 
-from certctrl import clock, health
+from certctrl import clock, disk, health
 from certctrl.health import SWEPT
 
 pytestmark = pytest.mark.django_db
@@ -25,19 +25,44 @@ def test_without_any_sweep_it_is_503_with_a_sentence(client_of):
 def test_pages_ask_a_redis_that_hangs_once_in_a_while(monkeypatch):
     passed, asked = [100.0], []
 
-    def hang(name):
-        asked.append(name)
+    def hang(names):
+        asked.append(names)
         raise TimeoutError
 
     monkeypatch.setattr(health, "_away_until", float("-inf"))
     monkeypatch.setattr(clock, "monotonic", lambda: passed[0])
     with monkeypatch.context() as away:
-        away.setattr(health.cache, "get", hang)
+        away.setattr(health.cache, "get_many", hang)
         for _ in range(3):
             assert health.standstill() == "Redis does not answer. Check that it runs."
-        assert asked == [SWEPT]
+        assert len(asked) == 1
     passed[0] += health.AWAY_FOR
     assert health.standstill() == ""
+
+
+def test_a_page_asks_redis_once(monkeypatch):
+    asked = []
+
+    def noted(names):
+        asked.append(names)
+        return {SWEPT: clock.now().timestamp() - 100}
+
+    monkeypatch.setattr(cache, "get_many", noted)
+    monkeypatch.setattr(cache, "get", asked.append)
+    assert health.standstill().startswith("No sweep ended for 100 seconds.")
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("foreign", ["yesterday", 10**400, [1], {}])
+def test_a_foreign_value_is_no_sweep(client_of, foreign):
+    cache.set(SWEPT, foreign, None)
+    assert health.standstill() == ""
+    assert client_of().get("/health").status_code == 503
+
+
+def test_a_full_disk_is_why_nothing_moves():
+    cache.set(disk.KEPT, disk.DATABASE, disk.PAUSE)
+    assert health.standstill().startswith("The disk of the database is full.")
 
 
 @pytest.mark.parametrize(("silent", "status"), [(59, 200), (62, 503), (3600, 503)])

@@ -4,12 +4,13 @@ import asyncio
 import json
 
 import pytest
-from django.http import Http404
+from django.http import Http404, HttpResponse
 from django.utils import translation
 from rest_framework.exceptions import NotAuthenticated, ParseError, PermissionDenied, Throttled
 
 from certctrl import errorshape
 from certctrl.bodylimit import STRANGERS, BodyLimit
+from certctrl.language import RequestLanguage
 from devices import longpoll, websocket
 
 NOTHING = "/apiv1/nothing"
@@ -58,6 +59,13 @@ def test_a_file_of_the_pages_is_the_same_in_each_language(client_of):
     assert response.status_code == 200
     assert "Content-Language" not in response.headers
     assert "language" not in response.headers.get("Vary", "").lower()
+
+
+def test_the_files_of_the_pages_are_where_the_setting_says(rf, settings):
+    settings.STATIC_URL = "/certs/static/"
+    answer = RequestLanguage(lambda _request: HttpResponse())
+    for path, is_file in (("/certs/static/a.css", True), ("/certs/settings", False)):
+        assert ("Vary" not in answer(rf.get(path)).headers) is is_file
 
 
 def test_a_path_without_the_prefix_is_explained_in_the_language(client_of, settings):

@@ -262,6 +262,7 @@ def test_foreign_values_in_redis_break_neither_health_nor_login_counts(bare, mon
     for key in (health.SWEPT, attempts.here, f"{attempts.here}:ends", attempts.anywhere):
         stranger.set(cache.make_key(key), junk)
     assert health.last_sweep() is None
+    assert health.standstill() == ""
     attempts.begin()
 
 

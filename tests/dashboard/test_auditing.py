@@ -24,7 +24,7 @@ def noted(alice) -> AuditEvent:
 
 
 def actions(visitor, query: str) -> list[str]:
-    return [event.action for event, _condition in visitor.get(f"/audit{query}").context["rows"]]
+    return [event.action for event, *_shown in visitor.get(f"/audit{query}").context["rows"]]
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,42 @@ def test_a_bad_filter_is_refused(visitor, noted, query):
     assert page.status_code == 400
     assert page.context["rows"] == []
     assert visitor.get(f"/audit.jsonl{query}").status_code == 400
+
+
+def test_the_detail_of_an_event_is_shown_in_words(visitor, alice):
+    detail = {
+        "is_on": True,
+        "was_on": False,
+        "muted": ["expiring", "renewed"],
+        "devices": [],
+        "email": None,
+        "changed": {"reuse_key": [False, True], "profile": ""},
+        "digest_over": 7,
+    }
+    audit.record(alice, "ci", "notices.changed", "user:1", **detail)
+    (shown,) = [words for event, _is, words in visitor.get("/audit").context["rows"] if words]
+    assert dict(shown) == {
+        "is_on": "yes",
+        "was_on": "no",
+        "muted": "expiring, renewed",
+        "devices": "none",
+        "email": "none",
+        "changed": "reuse_key: no, yes; profile: none",
+        "digest_over": "7",
+    }
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        (1, "keyCompromise: somebody else may have the key"),
+        (0, "unspecified"),
+        (99, "99"),
+    ],
+)
+def test_the_reason_of_a_revocation_is_shown_in_words(visitor, alice, reason, words):
+    audit.record(alice, "ci", "certificate.revoked", "version:1", reason=reason)
+    assert f'<dd class="name">{words}</dd>' in visitor.get("/audit").content.decode()
 
 
 def test_markup_in_an_event_is_shown_as_text(visitor, alice, noted):
@@ -90,7 +126,7 @@ def test_events_are_read_in_pages_with_their_filter(visitor, alice):
         audit.record(alice, "ci", "certificate.created", f"certificate:{number}")
     first = visitor.get("/audit?actor=ci")
     second = visitor.get(f"/audit{first.context['page'].following}")
-    assert [event.object for event, _condition in second.context["rows"]] == ["certificate:0"]
+    assert [event.object for event, *_shown in second.context["rows"]] == ["certificate:0"]
 
 
 def test_since_and_until_are_moments(alice, noted):

@@ -1,11 +1,13 @@
 """The page of one certificate, and its buttons."""
 
 import io
+import re
 import zipfile
 
 import pytest
 
 from certctrl import clock
+from dashboard.certificate import REASONS
 from issuance import services
 from issuance.models import CertificateVersion, Issuance, RenewalInfo
 from tests.issuance.failing import FOR_GOOD, try_again
@@ -19,6 +21,53 @@ def test_the_page_says_when_it_renews_and_why(visitor, certificate):
     assert f"{certificate.renew_at:%Y-%m-%d %H:%M}" in text
     assert page.context["why_then"]
     assert certificate.current.serial in text
+
+
+REVOKED = {"revoke_asked_at": clock.now(), "revoked_at": clock.now()}
+
+
+def words_of(page) -> str:
+    return " ".join(re.sub("<[^>]+>", "", page.content.decode()).split())
+
+
+def test_a_revoked_certificate_says_when_a_new_version_is_made(visitor, certificate):
+    CertificateVersion.objects.update(**REVOKED)
+    words = words_of(visitor.get(f"/certificates/{certificate.pk}"))
+    assert f"A new version is made at {certificate.renew_at:%Y-%m-%d %H:%M} UTC" in words
+    assert "“Renew now” makes it at once." in words
+    assert "It renews at" not in words
+
+
+def test_a_revoked_certificate_that_is_not_renewed_says_so(visitor, certificate):
+    services.update_certificate(certificate, {"auto_renew": False})
+    CertificateVersion.objects.update(**REVOKED)
+    words = words_of(visitor.get(f"/certificates/{certificate.pk}"))
+    assert "No new version is planned, so nothing replaces it. “Renew now” makes one." in words
+
+
+def test_a_revoked_certificate_says_that_an_attempt_replaces_it(visitor, certificate, world):
+    CertificateVersion.objects.update(**REVOKED)
+    services.issue(certificate)
+    words = words_of(visitor.get(f"/certificates/{certificate.pk}"))
+    assert "The attempt in progress makes the version that replaces it." in words
+    assert "planned" not in words
+    world.deliver()
+    certificate.refresh_from_db()
+    assert certificate.current.revoke_asked_at is None
+    assert "It renews at" in words_of(visitor.get(f"/certificates/{certificate.pk}"))
+
+
+def test_reasons_for_a_revocation_have_plain_words(visitor, certificate):
+    form = {"do": "revoke", "id": [certificate.pk]}
+    for page in (
+        visitor.get(f"/certificates/{certificate.pk}"),
+        visitor.post("/certificates/bulk", form),
+    ):
+        options = re.findall(r'<option value="(\w+)"[^>]*>([^<]+)</option>', page.content.decode())
+        assert dict(options)["keyCompromise"] == "keyCompromise: somebody else may have the key"
+        assert set(REASONS) <= set(dict(options))
+    for each in REASONS:
+        assert each in services.REASONS
 
 
 def test_a_window_after_the_last_sixth_is_named_as_too_late(visitor, certificate):

@@ -189,8 +189,8 @@ def test_no_page_shows_a_key_or_a_hash(visitor, rows, certificate):
 
 
 QUERIES = {
-    "overview": 19,
-    "certificates": 14,
+    "overview": 13,
+    "certificates": 13,
     "import": 7,
     "issue": 7,
     "certificate": 16,
@@ -200,7 +200,7 @@ QUERIES = {
     "private-cas": 3,
     "api-keys": 3,
     "settings": 5,
-    "devices": 10,
+    "devices": 9,
     "device": 8,
     "enrolment-keys": 3,
     "notices": 5,

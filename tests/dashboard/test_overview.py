@@ -4,11 +4,13 @@ from datetime import timedelta
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from authorities.errors import Problem, Refused
 from certctrl import clock
 from certctrl.sentences import sentence as _
 from certctrl.turns import Trouble
+from dashboard import overview
 from devices.models import Device
 from dnsproviders.base import ProviderError
 from issuance import services
@@ -164,6 +166,50 @@ def test_the_soonest_end_is_that_of_a_certificate_in_use(
     assert visitor.get("/").context["soonest"] == used
     summary = client_of(alice).get("/apiv1/me/summary").data_member
     assert summary["soonest_end"] == int(type(used).objects.get(pk=used.pk).expires_at.timestamp())
+
+
+@pytest.fixture
+def few(world, account, credential, monkeypatch):
+    """Five certificates that end one after the other. The first three have ended."""
+    monkeypatch.setattr(overview, "MOST_LANES", 2)
+    rows = [issued(world, account, credential, f"n{number}.example.com") for number in range(5)]
+    for number, row in enumerate(rows):
+        ends = clock.now() + timedelta(days=number, hours=-50)
+        type(row).objects.filter(pk=row.pk).update(expires_at=ends)
+    return rows
+
+
+def test_more_certificates_have_ended_than_have_a_line(visitor, few):
+    shown = visitor.get("/").context
+    assert len(shown["lanes"]) == 2
+    assert shown["expired"] == 3
+    assert shown["soonest"] == few[3]
+
+
+def test_more_certificates_are_tried_again_than_are_shown(visitor, few, monkeypatch):
+    monkeypatch.setattr(overview, "MOST_RETRIED", 2)
+    for row in few[:3]:
+        type(row).objects.filter(pk=row.pk).update(failures=1, last_failure="transient")
+    shown = visitor.get("/").context
+    assert (len(shown["retried"]), shown["again"]) == (2, 3)
+
+
+def test_rows_that_were_all_read_are_not_counted(visitor, certificate):
+    visitor.get("/")
+    with CaptureQueriesContext(connection) as ran:
+        visitor.get("/")
+    assert [each["sql"] for each in ran if "COUNT(" in each["sql"]] == []
+
+
+def test_no_list_reads_a_chain_or_a_csr(visitor, moving, certificate, alice):
+    services.assign(certificate, factories.device(alice, name="edge-1"))
+    Deployment.objects.update(wanted_at=clock.now() - timedelta(days=9))
+    for path in ("/", "/certificates", "/devices"):
+        with CaptureQueriesContext(connection) as ran:
+            assert visitor.get(path).status_code == 200
+        limits = 'FROM "issuance_reservation"'  # these read whole rows
+        read = [each["sql"] for each in ran if limits not in each["sql"]]
+        assert [sql for sql in read if "chain_pem" in sql or "csr_pem" in sql] == [], path
 
 
 def test_a_certificate_that_has_expired_ended(visitor, certificate, world):

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import time_machine
 
 from certctrl import clock
 from dashboard.telling import KINDS
@@ -87,6 +88,22 @@ def test_unticking_every_kind_is_refused(visitor, alice):
     assert len(boxes) == 2 * len(KINDS)
     assert all(" checked" in box for box in boxes)
     assert visitor.post(f"/webhooks/{hook.pk}/change", {"name": "hook"}).status_code == 400
+
+
+def test_the_settings_page_says_to_click_and_names_no_call(visitor, alice, settings):
+    settings.MAIL_IS_SET_UP = True
+    form = {"email_on": "on", "email": "ops@example.net", "digest_over": "5", "kinds": "expiring"}
+    assert visitor.post("/notices/settings", form).status_code == 302
+    pages = [text_of(visitor, "/notices/settings")]
+    with time_machine.travel(clock.now() + addresses.VALID_FOR):
+        visitor.force_login(alice)
+        pages.append(text_of(visitor, "/notices/settings"))
+        late = visitor.post("/notices/settings/confirm", {"code": "00000000"})
+        pages.append(late.content.decode())
+    assert "Until you type it here" in pages[0]
+    assert "Click “Mail another code”" in pages[1]
+    assert "Ask for a new code." in pages[2]
+    assert [page for page in pages if "POST …" in page or "notice-settings/" in page] == []
 
 
 def test_a_new_address_is_confirmed_with_its_code(visitor, alice, settings):

@@ -10,6 +10,7 @@ from certctrl import clock
 from issuance import drills, notify, services
 from issuance.beat import renewals, warnings
 from issuance.models import Certificate, Issuance, RenewalInfo
+from issuance.renewal import lifetime
 from notices.models import Notice
 
 pytestmark = pytest.mark.django_db
@@ -314,6 +315,44 @@ def test_a_shorter_life_by_the_cas_choice_is_no_cap(world, account, credential):
     settle_for(world, 70)
     assert not certificate.issuances.filter(state=State.FAILED).exists()
     assert told(Kind.RENEWAL_FAILED) == []
+
+
+def test_the_note_on_a_cap_parses_what_chains_share_once(world, account, credential, monkeypatch):
+    rows = []
+    for number in range(3):
+        made, _ = world.create(account, credential, f"n{number}.example.com")
+        rows.append(made)
+    world.settle()
+    parsed = []
+    load = pki.load_chain
+    monkeypatch.setattr(pki, "load_chain", lambda pem: parsed.append(pem) or load(pem))
+    pki._first_end.cache_clear()
+    for row in rows:
+        row.refresh_from_db()
+        assert lifetime.notes(row) == []
+    assert len(parsed) == 1
+
+
+@pytest.mark.parametrize(("before", "may_be"), [(-1, True), (59, True), (61, False)])
+def test_a_leaf_that_ends_an_hour_before_its_ca_has_no_cap(world, capped, before, may_be):
+    ends = world.ca.ends - timedelta(minutes=before)
+    assert pki.may_be_capped(capped.current.chain_pem, ends) is may_be
+
+
+def test_a_capped_certificate_has_a_note(world, capped):
+    services.issue(capped)
+    world.advance(DAY * 60)
+    services.issue(capped)
+    world.settle()
+    capped.refresh_from_db()
+    assert capped.current.not_after == world.ca.ends
+    assert pki.cap_of(capped.current.chain_pem)
+    assert "ends at" in lifetime.notes(capped)[0]
+
+
+def test_a_chain_without_an_issuer_has_no_cap(world, capped):
+    leaf = pki.split_chain(capped.current.chain_pem).leaf
+    assert not pki.may_be_capped(leaf, world.ca.ends)
 
 
 def test_a_version_about_to_be_revoked_is_replaced_without_gaining_time(world, account, credential):

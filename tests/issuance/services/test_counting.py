@@ -54,7 +54,9 @@ def test_renewals_and_ends_are_counted_by_day(world, account):
             expires_at=noon + timedelta(days=days),
             request_digest=str(number),
         )
-    counted = {each.day: each for each in services.by_day(account.owner)}
+    total, days = services.total_and_days(account.owner)
+    assert total == 4
+    counted = {each.day: each for each in days}
     assert len(counted) == 90
     assert counted[today + timedelta(days=1)].ends == 2
     assert counted[today + timedelta(days=89)].ends == 1
