@@ -135,8 +135,8 @@ def choose(now: datetime) -> list[Candidate]:
     none. Else many that only ask whether a CA is ready would hold up all others.
 
     Behind many messages, such an attempt would be looked at half a minute late. So the young ones
-    go before all others then, in half of a worker's threads at most. More of them wait for the next
-    sweep. The other half of the threads serves the others, however many ask and however late the
+    go before all others then, in a quarter of a worker's threads at most. More of them wait for the
+    next sweep. The other threads serve the others, however many ask and however late the
     CA answers. Attempts that publish again come last.
     """
     choice = Choice(now)
@@ -145,7 +145,7 @@ def choose(now: datetime) -> list[Candidate]:
     choice.take(rows & ~(IS_NEW | WAITS), begun, fairly=False, priority=dispatch.BEGUN)
     waits = WAITS
     if choice.is_crowded:
-        most = max(1, settings.WORKER_CONCURRENCY // 2) - choice.young
+        most = max(1, settings.WORKER_CONCURRENCY // 4) - choice.young
         choice.take(rows & IS_YOUNG, min(most, choice.room), fairly=False, priority=dispatch.BEGUN)
         waits &= ~IS_YOUNG
     choice.take(rows & waits, min(WAITING - choice.waiting, choice.room), fairly=False)

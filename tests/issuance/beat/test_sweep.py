@@ -172,11 +172,11 @@ def test_attempts_that_only_ask_again_go_before_none(
     assert len(priorities) == 40
 
 
-def test_young_checks_go_first_behind_many_in_half_of_the_threads(
+def test_young_checks_go_first_behind_many_in_a_quarter_of_threads(
     world, account, credential, small, priorities, monkeypatch, settings
 ):
     monkeypatch.setattr(admission, "SHORT_QUEUE", 20)
-    settings.WORKER_CONCURRENCY = 6
+    settings.WORKER_CONCURRENCY = 12
     due(world, account, credential, 20, names="old", state="validated")
     due(world, account, credential, 5, names="failed", state="validated")
     due(world, account, credential, 30, names="new")
