@@ -29,8 +29,9 @@ def give_up(issuance: Issuance) -> None:
 
     Some CAs hand out the same order again and again otherwise. Do nothing once the CSR is sent.
 
-    Call it outside of any transaction. Errors of the CA are only logged. So is a full lane. A worker that dies here
-    leaves its turn behind, and the next worker does this again. Raise LostTurn.
+    Call it outside of any transaction. Errors of the CA are only logged, and so is a full lane. A
+    worker that dies here leaves its turn behind, and the next worker does this again. Raise
+    LostTurn.
     """
     if not issuance.order_url or issuance.csr_sent_at:
         return
