@@ -96,22 +96,27 @@ def _cursor(connection: Any) -> Any:
     return kept
 
 
+WORD = re.compile("[a-z_]*")  # fullmatch, so that it needs no quoting
+
+
 def _literal(value: Any) -> str | None:
-    """Return a constant of the code as SQL, or None if it must be a parameter."""
-    match value:
-        case bool() | int():
-            return str(value).upper()
-        case str():
-            quoted = str(value).replace("'", "''").replace("%", "%%")
-            return None if "\\" in quoted or not quoted.isprintable() else f"'{quoted}'"
+    """Return a word, a truth value, 0 or 1 as SQL, and None for any other value.
+
+    Conditions of indexes have no others. Others may come from people, and are parameters.
+    """
+    if isinstance(value, int) and value in (0, 1):
+        return str(value).upper()
+    if isinstance(value, str) and WORD.fullmatch(value):
+        return f"'{value}'"
     return None
 
 
 class Statement:
     """SQL with its parameters: values, and objects of Parameter.
 
-    Values that are constants become a part of the SQL. PostgreSQL plans a prepared statement once,
-    and reads a partial index only if the plan shows its condition, for any values of parameters.
+    Words and truth values become a part of the SQL. PostgreSQL keeps the plan of a prepared
+    statement for all values of its parameters. Such a plan reads a partial index only if the
+    condition of the index is in the SQL.
     """
 
     def __init__(self, sql: str, parameters: Sequence[Any]) -> None:

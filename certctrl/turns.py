@@ -283,7 +283,7 @@ class TurnsQuerySet(models.QuerySet[Row]):
             # By the ids alone. They are locked, and without statistics PostgreSQL may read all
             # due rows to find them.
             self.model._base_manager.filter(pk__among=ids).update(holder=token, **fields)
-        return [row.begin(turn) for row in self.filter(pk__among=ids)]
+        return [row.begin(turn) for row in self.filter(pk__among=ids, holder=token)]
 
     @contextmanager
     def turn(self, pk: int, *, due: bool = True, **needs: Any) -> Iterator[Row]:

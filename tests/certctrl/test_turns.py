@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 
 from certctrl import turns
 from certctrl.turns import MOST_SAID, LostTurn, Trouble, Wait, retry_pause
@@ -51,6 +51,23 @@ def test_a_lease_that_ran_out_counts_a_death_and_goes_to_the_next(row, settings)
     Issuance.objects.claim(row.pk)
     row.world.advance(settings.LEASE)
     assert Issuance.objects.claim(row.pk).deaths == 1
+
+
+def test_a_worker_that_paused_gets_no_row_that_another_finished(row):
+    """The pause is between the claim of a batch and the statement that reads its rows."""
+    claimed = []
+
+    def pause(execute, sql, params, many, context):
+        if claimed and sql.startswith("SELECT"):
+            claimed.clear()
+            Issuance.objects.update(holder="")
+        elif sql.startswith("UPDATE"):
+            claimed.append(sql)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(pause):
+        assert Issuance.objects.claim_batch(5, lease=30, turn=20) == []
+    assert Issuance.objects.get().wake_at > row.wake_at
 
 
 def test_five_deaths_end_the_attempt(row, settings):

@@ -14,7 +14,9 @@ from tests.simulation.simulation import run
 pytestmark = pytest.mark.django_db
 # By another's clock the short lease of a batch was over. It was found without healthy certificates.
 SHORT_LEASE = 5771
-SEEDS = (*range(200), SHORT_LEASE)
+# A worker paused between the claim of a batch and its SELECT, and others finished the rows.
+PAUSED = 334
+SEEDS = (*range(200), PAUSED, SHORT_LEASE)
 SHORT = (0, 2, 3, 5, 7)  # not slow: `make test` runs these
 ON_POSTGRES = range(40)  # run once more there
 
