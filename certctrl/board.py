@@ -22,8 +22,7 @@ DOUBT = 2.0  # seconds; a new party that takes longer may be dead
 class Call(NamedTuple):
     """One thread in a call. `lane` and `owner` are numbers, `since` is in monotonic seconds.
 
-    `is_new`: the party has not answered lately, and its calls may end early. `is_unknown`: it has
-    not answered lately, and its calls last as long as they may.
+    `is_new`: the party has not answered lately, and its calls may end early.
     """
 
     lane: int
@@ -31,7 +30,6 @@ class Call(NamedTuple):
     since: float
     is_sick: bool
     is_new: bool = False
-    is_unknown: bool = False
 
     @property
     def is_late(self) -> bool:
@@ -46,11 +44,6 @@ class Call(NamedTuple):
     def is_slow(self) -> bool:
         """Whether the thread may be in the call for long: it is already, or is expected to be."""
         return self.is_sick or self.is_late
-
-    @property
-    def may_last(self) -> bool:
-        """Whether nobody knows that the call ends soon."""
-        return self.is_slow or self.is_unknown
 
 
 def number_of(lane: str) -> int:
@@ -68,7 +61,6 @@ class Board:
         self._since = RawArray("d", threads)
         self._sick = RawArray("b", threads)
         self._new = RawArray("b", threads)
-        self._unknown = RawArray("b", threads)
         self._lock = threading.Lock()
 
     def calls(self, but: int | None = None) -> list[Call]:
@@ -84,7 +76,6 @@ class Board:
             self._since[place],
             bool(self._sick[place]),
             bool(self._new[place]),
-            bool(self._unknown[place]),
         )
 
     def take(self) -> int | None:
@@ -110,7 +101,6 @@ class Board:
         self._since[place] = call.since
         self._sick[place] = call.is_sick
         self._new[place] = call.is_new
-        self._unknown[place] = call.is_unknown
         self._lanes[place] = call.lane
 
     def free(self, place: int) -> None:

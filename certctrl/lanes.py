@@ -3,8 +3,7 @@
 A lane is one outside party: a CA, a DNS API, the resolvers, a receiver of webhooks. Every call
 that leaves goes through `enter()`. A party that answers well may have all threads. One that does
 not answer has two, so a dead party costs two threads and not all. One that answers slowly has half.
-An owner whose calls are slow has half as well, over all lanes. A call to a party that has not
-answered lately may be slow too, and counts as such.
+An owner whose calls are slow has half as well, over all lanes.
 
 Many new webhooks may be dead at once, and each is a lane of its own. So half of the threads may be
 in calls to new parties as long as to any other. Calls of the other half end after DOUBT. While one
@@ -152,12 +151,9 @@ def _place_for(lane: Lane, owner: int | None) -> Iterator[None]:
         yield
         return
     before = shown.read(own) if outer is not None else None
-    answer = standing_of(lane.key)
-    is_sick = answer in (Standing.TROUBLE, Standing.SLOW)
+    is_sick = standing_of(lane.key) in (Standing.TROUBLE, Standing.SLOW)
     is_new = _is_new(lane)
-    is_unknown = answer == Standing.UNKNOWN and lane.is_judged and not lane.ends_early
-    call = Call(number, owner or 0, clock.monotonic(), is_sick, is_new, is_unknown)
-    shown.write(own, call)
+    shown.write(own, Call(number, owner or 0, clock.monotonic(), is_sick, is_new))
     token = board.place.set(own)
     is_short = is_new and _newcomers(shown, own) >= max(1, shown.threads // 2)
     try:
@@ -184,7 +180,7 @@ def _refuse_more(shown: board.Board, lane: Lane, number: int, owner: int, but: i
     """Raise Full when this lane, or this owner, has all the threads that it may have."""
     calls = shown.calls(but)
     same = [each for each in calls if each.lane == number]
-    slow = [each for each in calls if each.may_last]
+    slow = [each for each in calls if each.is_slow]
     half = max(1, shown.threads // 2)
     answer = standing_of(lane.key)
     may_have = most(lane, shown.threads)
@@ -207,6 +203,8 @@ def _refuse_more(shown: board.Board, lane: Lane, number: int, owner: int, but: i
     if not lane.is_judged:  # it is well, but not for names whose own servers are silent
         theirs = [each for each in theirs if each.lane == number]
     if owner and len(theirs) >= half:
-        what = _("It waits for its turn, because other calls of the same owner take long.")
-        are_slow = any(each.is_slow for each in theirs)
-        raise Full(PAUSES[False], what if are_slow else "", imposed=True)
+        raise Full(
+            PAUSES[False],
+            _("It waits for its turn, because other calls of the same owner take long."),
+            imposed=True,
+        )
