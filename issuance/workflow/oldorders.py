@@ -8,10 +8,10 @@ from typing import Any
 import structlog
 from django.db.models import QuerySet
 
-from authorities import clients, exchanges
+from authorities import catalog, clients, exchanges
 from authorities.base import CA, AuthorizationResource, NotYet
 from authorities.errors import Refused
-from certctrl import clock
+from certctrl import clock, lanes
 from certctrl.sentences import sentence as _
 from certctrl.turns import LostTurn, Trouble, Wait
 from issuance.challenges import registry
@@ -29,20 +29,23 @@ def give_up(issuance: Issuance) -> None:
 
     Some CAs hand out the same order again and again otherwise. Do nothing once the CSR is sent.
 
-    Call it outside of any transaction. Errors of the CA are only logged. A worker that dies here
-    leaves its turn behind, and the next worker does this again. Raise LostTurn.
+    Call it outside of any transaction. Errors of the CA are only logged, and so is a full lane. A
+    worker that dies here leaves its turn behind, and the next worker does this again. Raise
+    LostTurn.
     """
     if not issuance.order_url or issuance.csr_sent_at:
         return
     urls = list(_unused(issuance).values_list("url", flat=True)[:MOST])
     if not urls:
         return
+    account = issuance.account
     try:
         with (
-            exchanges.about(issuance.account, "give_up", issuance.pk),
+            lanes.enter(catalog.lane_of_account(account), account.owner_id),
+            exchanges.about(account, "give_up", issuance.pk),
             clock.limit(issuance.turn_left()),
         ):
-            client = clients.client_for(issuance.account)
+            client = clients.client_for(account)
             for url in urls:
                 issuance.breathe()
                 _deactivate(client, url)

@@ -8,6 +8,7 @@ from certctrl.turns import Wait
 from dnsproviders import registry
 from issuance import services, workflow
 from issuance.models import Issuance
+from issuance.workflow import machine
 
 pytestmark = pytest.mark.django_db
 PENDING = AcmeAccount.Status.PENDING
@@ -59,6 +60,20 @@ def test_nothing_is_asked_of_a_full_ca(world, account, credential, fill_lane):
     attempt.refresh_from_db()
     assert (attempt.state, attempt.is_open) == (Issuance.State.QUEUED, True)
     assert world.outside.calls == []
+
+
+def test_no_order_is_given_up_at_a_full_ca(world, account, credential, fill_lane):
+    world.ca.validation_reads = 1_000_000
+    _, attempt = world.create(account, credential, "example.com")
+    world.deliver()
+    fill_lane(catalog.lane_of_account(account))
+    Issuance.objects.update(deadline_at=world.time, wake_at=world.time)
+    before = len(world.outside.calls)
+    held = Issuance.objects.claim(attempt.pk)
+    machine.put_back(workflow.STEP_AT[held.state], held, Wait(1))
+    attempt.refresh_from_db()
+    assert attempt.state == Issuance.State.FAILED
+    assert [each for each in world.outside.calls[before:] if each.startswith("ca.")] == []
 
 
 def test_no_account_is_registered_at_a_full_ca(world, owner, fill_lane):

@@ -32,7 +32,7 @@ def test_a_minute_away_with_fifty_names(scenario: Scenario, account, credential)
     scenario.behave(UNREACHABLE, "ca", end=60)
     names = scenario.due(account, credential, numbered(50, "example.com"))
     scenario.run_until_issued(names, AN_HOUR)
-    assert scenario.longest(names, since=60) <= 300
+    assert scenario.longest(names, since=60) <= 120
 
 
 def test_five_lost_answers(scenario: Scenario, account, credential) -> None:
@@ -43,4 +43,4 @@ def test_five_lost_answers(scenario: Scenario, account, credential) -> None:
     scenario.behave(LOST, "ca.new_order", end=400)
     names = scenario.due(account, credential, ["www.example.com"])
     scenario.run_until_issued(names, TWO_DAYS)
-    assert scenario.longest(names, since=400) <= 300
+    assert scenario.longest(names, since=400) <= 120

@@ -17,6 +17,7 @@ from django.apps import apps
 from django.db import connection
 from django.db.models import CheckConstraint
 
+from accounts.models import User
 from authorities.models import AcmeAccount, Exchange
 from devices import installplans
 from devices.models import InstallPlan
@@ -36,6 +37,7 @@ from issuance.models import (
     RenewalInfo,
     RequestKey,
     Reservation,
+    ReservedToken,
 )
 from issuance.rollout import Report
 from notices import raising
@@ -64,6 +66,7 @@ GROWING = (
     RenewalInfo,
     RequestKey,
     Reservation,
+    ReservedToken,
     TxtRecord,
 )
 TABLES = {each._meta.db_table for each in GROWING}
@@ -252,6 +255,21 @@ def test_the_steps_of_an_attempt_read_no_table(world, account, credential):
         world.deliver()
         world.sweep()
     assert len(ran) > 25
+    assert not scans(ran)
+
+
+def test_orders_under_limits_read_only_their_buckets(rows, world, account, credential, settings):
+    """Orders take tokens or wait for them, and one that waits is canceled."""
+    settings.ACME_CAS = {"custom": {"limits": {"account": [2, 60], "domain": [2, 60]}}}
+    other = User.objects.create_user("other@example.com")
+    at_other = world.account(other), world.credential(other)
+    certificates = [world.create(account, credential, f"host{n}.example.com")[0] for n in range(4)]
+    certificates += [world.create(*at_other, f"other{n}.example.com")[0] for n in range(2)]
+    with statements() as ran:
+        world.deliver()
+        assert Reservation.objects.filter(state="waiting").count() == 4
+        services.cancel(certificates[3])
+    assert sum("issuance_reservedtoken" in sql for sql, _ in ran) > 10
     assert not scans(ran)
 
 

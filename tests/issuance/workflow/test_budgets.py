@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 CREATE = 11
 STEPS = {"order": 12, "present": 7, "propagate": 5, "validate": 6, "finalize": 4, "download": 8}
 TRANSACTIONS = 6  # of more than one statement
+MESSAGES = 2  # the chain of the steps, and a cleanup if the sweep comes first
 COMMITS = 12  # these, and the single statements that write
 STATEMENTS = 40  # the steps of one walk hand down what they know, and short ones end together
 
@@ -109,3 +110,12 @@ def test_one_name_from_post_to_cleaned_keeps_its_budget(api, world, account, cre
     assert cost.of_turns - 1 <= STATEMENTS, "\n".join(cost.statements)
     assert cost.transactions <= TRANSACTIONS
     assert cost.commits <= COMMITS
+
+
+def test_one_name_from_post_to_cleaned_takes_two_messages(api, world, account, credential):
+    create(api, account, credential, "www.example.com")
+    while not world.is_quiet():
+        world.sweep()
+        world.advance(1)
+    assert Issuance.objects.get().state == Issuance.State.ISSUED
+    assert len(world.sent) <= MESSAGES, world.sent
