@@ -38,7 +38,7 @@ def test_a_check_beside_many_new_attempts(scenario: Scenario, checks, credential
 
 @pytest.mark.slow
 def test_new_attempts_beside_many_slow_checks(scenario: Scenario, owner, crowd) -> None:
-    """A CA checks for ever, and answers late. Three quarters of the threads serve new attempts meanwhile.
+    """A CA checks for ever, and answers late. Most threads serve new attempts meanwhile.
 
     Its orders take more threads than there are.
     """
