@@ -22,13 +22,14 @@ DOUBT = 2.0  # seconds; a new party that takes longer may be dead
 class Call(NamedTuple):
     """One thread in a call. `lane` and `owner` are numbers, `since` is in monotonic seconds.
 
-    `is_new`: the party has not answered lately, and its calls may end early.
+    `may_last`: the party answers late or not at all, or has not answered lately. `is_new`: it has
+    not answered lately, and its calls may end early.
     """
 
     lane: int
     owner: int
     since: float
-    is_sick: bool
+    may_last: bool
     is_new: bool = False
 
     @property
@@ -43,7 +44,7 @@ class Call(NamedTuple):
     @property
     def is_slow(self) -> bool:
         """Whether the thread may be in the call for long: it is already, or is expected to be."""
-        return self.is_sick or self.is_late
+        return self.may_last or self.is_late
 
 
 def number_of(lane: str) -> int:
@@ -59,7 +60,7 @@ class Board:
         self._lanes = RawArray("Q", threads)
         self._owners = RawArray("Q", threads)
         self._since = RawArray("d", threads)
-        self._sick = RawArray("b", threads)
+        self._lasting = RawArray("b", threads)
         self._new = RawArray("b", threads)
         self._lock = threading.Lock()
 
@@ -74,7 +75,7 @@ class Board:
             self._lanes[place],
             self._owners[place],
             self._since[place],
-            bool(self._sick[place]),
+            bool(self._lasting[place]),
             bool(self._new[place]),
         )
 
@@ -99,7 +100,7 @@ class Board:
     def write(self, place: int, call: Call) -> None:
         self._owners[place] = call.owner
         self._since[place] = call.since
-        self._sick[place] = call.is_sick
+        self._lasting[place] = call.may_last
         self._new[place] = call.is_new
         self._lanes[place] = call.lane
 

@@ -2,8 +2,9 @@
 
 A lane is one outside party: a CA, a DNS API, the resolvers, a receiver of webhooks. Every call
 that leaves goes through `enter()`. A party that answers well may have all threads. One that does
-not answer has two, so a dead party costs two threads and not all. One that answers slowly has half.
-An owner whose calls are slow has half as well, over all lanes.
+not answer has two, so a dead party costs two threads and not all. One that has not answered lately
+may be dead too, and has two until its first answer. One that answers slowly has half. An owner
+whose calls are slow, or may be, has half as well, over all lanes.
 
 Many new webhooks may be dead at once, and each is a lane of its own. So half of the threads may be
 in calls to new parties as long as to any other. Calls of the other half end after DOUBT. While one
@@ -101,7 +102,7 @@ def most(lane: Lane, threads: int) -> int:
     """Return how many of `threads` the lane may have."""
     half = max(1, threads // 2)
     answer = standing_of(lane.key)
-    if answer == Standing.TROUBLE:
+    if answer == Standing.TROUBLE or _is_unknown(lane):
         return min(IN_TROUBLE, half)
     return threads if answer == Standing.WELL or not lane.is_judged else half
 
@@ -152,8 +153,9 @@ def _place_for(lane: Lane, owner: int | None) -> Iterator[None]:
         return
     before = shown.read(own) if outer is not None else None
     is_sick = standing_of(lane.key) in (Standing.TROUBLE, Standing.SLOW)
+    may_last = is_sick or _is_unknown(lane)
     is_new = _is_new(lane)
-    shown.write(own, Call(number, owner or 0, clock.monotonic(), is_sick, is_new))
+    shown.write(own, Call(number, owner or 0, clock.monotonic(), may_last, is_new))
     token = board.place.set(own)
     is_short = is_new and _newcomers(shown, own) >= max(1, shown.threads // 2)
     try:
@@ -176,6 +178,12 @@ def _is_new(lane: Lane) -> bool:
     return lane.ends_early and standing_of(lane.key) == Standing.UNKNOWN
 
 
+def _is_unknown(lane: Lane) -> bool:
+    """Return whether the party may be dead, and a call to it would last as long as it may."""
+    is_waited_for = lane.is_judged and not lane.ends_early
+    return is_waited_for and standing_of(lane.key) == Standing.UNKNOWN
+
+
 def _refuse_more(shown: board.Board, lane: Lane, number: int, owner: int, but: int | None) -> None:
     """Raise Full when this lane, or this owner, has all the threads that it may have."""
     calls = shown.calls(but)
@@ -188,7 +196,7 @@ def _refuse_more(shown: board.Board, lane: Lane, number: int, owner: int, but: i
         may_have = min(may_have, half)
     is_well = may_have == shown.threads
     if len(same) >= may_have or (not is_well and len(slow) >= max(1, shown.threads * 3 // 4)):
-        is_known = answer != Standing.UNKNOWN or any(each.is_slow for each in same)
+        is_known = answer != Standing.UNKNOWN or any(each.is_late for each in same)
         # A party that was not called lately is not blamed.
         what = _(
             "It waits for its turn, because %(name)s answers late or not at all.", name=lane.name
@@ -203,8 +211,6 @@ def _refuse_more(shown: board.Board, lane: Lane, number: int, owner: int, but: i
     if not lane.is_judged:  # it is well, but not for names whose own servers are silent
         theirs = [each for each in theirs if each.lane == number]
     if owner and len(theirs) >= half:
-        raise Full(
-            PAUSES[False],
-            _("It waits for its turn, because other calls of the same owner take long."),
-            imposed=True,
-        )
+        what = _("It waits for its turn, because other calls of the same owner take long.")
+        take_long = any(each.is_late for each in theirs)
+        raise Full(PAUSES[False], what if take_long else "", imposed=True)

@@ -73,8 +73,8 @@ def worker(monkeypatch) -> Iterator[Worker]:
     lanes.forget()
 
 
-def test_a_party_that_is_unknown_has_half_of_the_threads(worker):
-    worker.hang(CA, threads=4)
+def test_a_party_that_is_unknown_has_two_threads(worker):
+    worker.hang(CA, threads=2)
     assert worker.is_refused(CA)
     assert not worker.is_refused(API)
 
@@ -155,7 +155,17 @@ def test_silent_servers_of_one_owner_leave_the_resolver_to_others(worker):
     assert not worker.is_refused(RESOLVERS, owner=2)
 
 
+def test_calls_to_unknown_parties_count_for_their_owner_at_once(worker):
+    for number in range(4):
+        worker.hang(Lane(f"api:{number}", "an API"), owner=1)
+    with pytest.raises(Full) as caught:
+        worker.call(API, owner=1)
+    assert caught.value.what == ""
+    assert not worker.is_refused(API, owner=2)
+
+
 def test_slow_calls_to_an_api_leave_the_resolver_to_their_owner(worker):
+    worker.call(API)
     worker.hang(API, owner=1, threads=4)
     worker.passed += 4
     assert not worker.is_refused(RESOLVERS, owner=1)
@@ -247,7 +257,7 @@ def test_full_is_a_wait_that_says_for_whom(worker):
 
 
 def test_an_unknown_party_is_not_said_to_be_late(worker):
-    worker.hang(CA, threads=4)
+    worker.hang(CA, threads=2)
     with pytest.raises(Full) as caught:
         worker.call(CA)
     assert caught.value.what == ""

@@ -29,7 +29,7 @@ def test_a_section_of_the_sweep_that_raises(
     logged = []
     monkeypatch.setattr(sweep.logger, "exception", lambda *said, **keys: logged.append(keys))
     scenario.run(10)
-    assert {each["section"] for each in logged} == {"admit_cleanups"}
+    assert {each["section"] for each in logged} == {"TxtRecord"}
     assert [each["failures"] for each in logged] == list(range(1, len(logged) + 1))
     assert AcmeAccount.objects.get().status == AcmeAccount.Status.VALID
     assert cache.get(SWEPT)
