@@ -146,6 +146,9 @@ def _place_for(lane: Lane, owner: int | None) -> Iterator[None]:
         return
     outer = board.place.get()
     number = board.number_of(lane.key)
+    if outer is not None and shown.read(outer).lane == number:  # it has its thread already
+        yield
+        return
     _refuse_more(shown, lane, number, owner or 0, outer)
     own = shown.take() if outer is None else outer
     if own is None:

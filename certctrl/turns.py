@@ -373,7 +373,7 @@ class Turns(models.Model):
         self.write_unless_changed({}, fields)
 
     def write_unless_changed(self, before: dict[str, Any], fields: dict[str, Any]) -> bool:
-        """Update these columns if the row still has the values of `before`. They get plain values.
+        """Update these columns, to plain values, if the row still has the values of `before`.
 
         Return False when it has others. Raise LostTurn after the turn was lost.
         """

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -109,6 +110,7 @@ class NoticeSettingsPage(Page):
             "here": "setup",
             "wanted": wanted,
             "note": addresses.caution_of(wanted),
+            "mails": settings.MAIL_IS_SET_UP,
             "has_code": addresses.code_ends_at(wanted) is not None,
             "given": {"email": wanted.email, "digest_over": wanted.digest_over} | given,
             "kinds": KINDS,

@@ -35,7 +35,7 @@ MORE_BEGUN = dispatch.SHARE
 WAITING = dispatch.SHARE
 # An attempt that waits is young for this long in a step. It asks 13 times at most meanwhile.
 YOUNG = timedelta(seconds=30)
-# With up to so many new messages on their way, a young attempt goes before none.
+# A young attempt goes first only while more new messages than these are on their way.
 SHORT_QUEUE = dispatch.OF_ONE
 # Attempts of one owner that go first. The others come after those of owners who ask for little.
 FEW = 8
@@ -140,11 +140,12 @@ def choose(now: datetime) -> list[Candidate]:
     CA answers. Attempts that publish again come last.
     """
     choice = Choice(now)
+    is_crowded = choice.is_crowded
     rows = ~IS_LOOKED_AT & ~PUBLISHES_AGAIN
     begun = min(MORE_BEGUN - choice.begun, MORE_BEGUN + choice.room)
     choice.take(rows & ~(IS_NEW | WAITS), begun, fairly=False, priority=dispatch.BEGUN)
     waits = WAITS
-    if choice.is_crowded:
+    if is_crowded:
         most = max(1, settings.WORKER_CONCURRENCY // 4) - choice.young
         choice.take(rows & IS_YOUNG, min(most, choice.room), fairly=False, priority=dispatch.BEGUN)
         waits &= ~IS_YOUNG

@@ -16,14 +16,16 @@ Each change of a reservation locks the rows of its buckets, in the order of thei
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 
 from authorities import catalog
 from authorities.errors import LIMIT_WAIT, RATE_LIMITED, Refused
 from certctrl import clock, retention
+from certctrl.statements import Parameter, select
 from certctrl.turns import Trouble, Wait
 from issuance.models import TOO_LONG, Issuance, LimitBucket, Reservation, ReservedToken
 from issuance.ratelimits import charges, queue
@@ -33,6 +35,7 @@ from issuance.ratelimits.ledger import COUNTED_WHEN_ISSUED, Ledger
 from issuance.ratelimits.messages import sentence
 
 State = Reservation.State
+IN_PLACE: Any = Issuance._meta.get_field("reservation")
 
 
 # --- one attempt ---
@@ -97,10 +100,9 @@ def refuse_far_slot(issuance: Issuance, needed: Mapping[int, int]) -> None:
 def _stored(issuance: Issuance) -> Reservation | None:
     """Return the reservation of the attempt, as it was read with the attempt's row.
 
-    Only the attempt's own turn creates and changes it.
+    Only the attempt's own turn creates it.
     """
-    reservation: Reservation | None = getattr(issuance, "reservation", None)
-    return reservation if reservation and reservation.pk else None
+    return getattr(issuance, "reservation", None)
 
 
 def note_tokens(places: Iterable[tuple[Reservation, Mapping[int, int]]]) -> None:
@@ -179,13 +181,21 @@ def step_aside(issuance: Issuance) -> None:
             end_reservation(issuance)
 
 
+@select
+def _reservations_of(issuance: Parameter) -> QuerySet[Reservation]:
+    return Reservation.objects.filter(issuance=issuance)
+
+
 def end_reservation(issuance: Issuance) -> None:
     """End the reservation of an attempt that ended. Call this in its last transaction.
 
     The names are charged if the CSR was sent. An order that may still be under way keeps the token
     of its account until `prune()` ends it.
     """
-    if reservation := _stored(issuance):
+    if IN_PLACE.is_cached(issuance) and not _stored(issuance):
+        return
+    # Read again: a transaction that was rolled back leaves its values in the object.
+    for reservation in _reservations_of(issuance=issuance.pk):  # at most one
         ledger, costs = _locked(reservation)
         if reservation.state == State.SENT:
             reservation.tokens.filter(bucket__kind__in=COUNTED_WHEN_ISSUED).delete()

@@ -174,7 +174,7 @@ def run(
     except Wait as wait:
         _unless_lost(put_back, step, issuance, wait)
         if isinstance(wait, Disabled):
-            _wake_if_enabled(issuance)
+            _unless_lost(_wake_if_enabled, step, issuance, wait)
     except LostTurn:
         after_losing(issuance)
     except Trouble as trouble:
@@ -341,7 +341,7 @@ def put_back(step: Step, issuance: Issuance, wait: Wait) -> None:
     return None
 
 
-def _wake_if_enabled(issuance: Issuance) -> None:
+def _wake_if_enabled(step: Step, issuance: Issuance, wait: Exception) -> None:
     """Wake the attempt if its DNS provider was enabled during the turn that has just ended.
 
     To enable it wakes only attempts that no worker holds.

@@ -187,6 +187,16 @@ def test_a_call_inside_another_counts_for_the_inner_party(worker):
         assert [each.lane for each in board.board.calls()].count(board.number_of(API.key)) == 1
 
 
+def test_a_call_inside_its_own_lane_has_its_thread_already(worker):
+    worker.call(CA)
+    worker.hang(CA, threads=2)
+    with lanes.enter(CA):
+        lanes.note(CA.key, Standing.TROUBLE)
+        with lanes.enter(CA):
+            assert len(board.board.calls()) == 3
+        assert len(board.board.calls()) == 3
+
+
 def test_the_trouble_of_an_inner_party_says_nothing_about_the_outer(worker):
     with pytest.raises(Trouble), lanes.enter(CA), lanes.enter(API):
         raise Trouble("dns_unreachable", "The API did not answer.")

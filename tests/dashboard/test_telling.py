@@ -106,6 +106,15 @@ def test_the_settings_page_says_to_click_and_names_no_call(visitor, alice, setti
     assert [page for page in pages if "POST …" in page or "notice-settings/" in page] == []
 
 
+def test_a_server_without_mail_asks_for_no_code(visitor, alice, settings):
+    settings.MAIL_IS_SET_UP = False
+    form = {"email_on": "on", "email": "ops@example.net", "digest_over": "5", "kinds": "expiring"}
+    visitor.post("/notices/settings", form)
+    page = visitor.get("/notices/settings").content.decode()
+    assert "ops@example.net" in page
+    assert "Mail another code" not in page
+
+
 def test_a_new_address_is_confirmed_with_its_code(visitor, alice, settings):
     settings.MAIL_IS_SET_UP = True
     form = {"email_on": "on", "email": "ops@example.net", "digest_over": "5", "kinds": ["test"]}

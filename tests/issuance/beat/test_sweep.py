@@ -199,6 +199,18 @@ def test_young_checks_go_first_behind_many_in_a_quarter_of_threads(
     assert not set(priorities) & set(recent.filter(stumbles=0).exclude(pk__in=begun))
 
 
+def test_slots_that_come_together_are_no_crowd_for_young_checks(
+    world, account, credential, small, priorities, monkeypatch
+):
+    monkeypatch.setattr(admission, "SHORT_QUEUE", 5)
+    due(world, account, credential, 12, names="slot")
+    Issuance.objects.update(slot_at=world.time, waits_for="The CA takes 5 orders a day.")
+    due(world, account, credential, 9, names="young", state="validated")
+    Issuance.objects.filter(state="validated").update(waits_for="The CA is signing.")
+    sweep.sweep.run()
+    assert len(priorities) == 21
+
+
 def test_attempts_that_reached_their_slots_have_a_limit(
     world, account, credential, small, priorities, monkeypatch
 ):

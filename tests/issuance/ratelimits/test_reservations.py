@@ -4,7 +4,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 
 from accounts.models import User
@@ -665,3 +665,27 @@ def test_an_attempt_that_orders_twice_gives_back_all_that_it_took(
     services.cancel(certificate)
     left = {each["kind"]: each["left"] for each in ratelimits.levels(account)}
     assert (left["set"], left["domain"]) == (SMALL["set"][0], SMALL["domain"][0])
+
+
+def test_an_attempt_that_failed_after_a_rollback_holds_up_no_other(
+    world, account, credential, settings, monkeypatch
+):
+    """The disk was full as it took its token. Its deadline has passed, so it fails in that turn."""
+    settings.ACME_CAS = {"custom": {"limits": {"account": [1, 3600]}}}
+    world.create(account, credential, "used.example.com")
+    _, late = world.create(account, credential, "late.example.com")
+    world.deliver()
+    world.advance(3700)
+    past = world.time - timedelta(days=1)
+    Issuance.objects.filter(pk=late.pk).update(deadline_at=past, wake_at=world.time)
+
+    def fail_once(*given: object) -> None:
+        monkeypatch.setattr(queue, "call_next", call_next)
+        raise OperationalError("the disk was full")
+
+    call_next = queue.call_next
+    monkeypatch.setattr(queue, "call_next", fail_once)
+    workflow.take(workflow.STEPS[0], late.pk)
+    late.refresh_from_db()
+    assert late.state == Issuance.State.FAILED
+    assert late.reservation.state == Reservation.State.SPENT

@@ -1,6 +1,7 @@
 """A DNS provider that the operator has disabled: attempts wait, and records are still removed."""
 
 import pytest
+from django.db import OperationalError
 
 from accounts.models import AuditEvent
 from authorities import accounts, privateca
@@ -108,6 +109,23 @@ def test_an_attempt_in_its_turn_goes_on_when_the_provider_is_enabled(
     world.deliver()
     world.sweep()
     assert attempt().state not in (State.QUEUED, State.ORDERED)
+
+
+def test_an_error_after_the_turn_of_such_an_attempt_ends_the_walk_well(
+    world, account, credential, disable, monkeypatch
+):
+    _, issuance = world.create(account, credential)
+    disable()
+
+    def fail(*given: object, **keys: object) -> None:
+        raise OperationalError("the database is away")
+
+    monkeypatch.setattr(DisabledProvider.objects, "filter", fail)
+    ended = []
+    workflow.walk(workflow.STEPS[0], issuance.pk, ended.append)
+    assert ended
+    assert attempt().wake_at > world.time
+    assert attempt().holder == ""
 
 
 def test_an_attempt_wakes_when_its_record_found_the_provider_disabled(
