@@ -215,5 +215,7 @@ def _publish_again_together(ends: Sequence[tuple[Issuance, Done]]) -> None:
                 for pk in kept
             ]
         )
+    for pk in kept:
+        by_id[pk][0].holder = ""
     for pk in by_id.keys() - set(kept):
         machine.after_losing(by_id[pk][0])

@@ -176,7 +176,8 @@ def running(
     """Start everything in `folder`, stop it at the end.
 
     `nonce_reject` and `authz_reuse` are per cent; `eab` maps key ids to base64url HMAC keys and
-    makes a binding required.
+    makes a binding required. With `authz_reuse` 0, Pebble still gives an account one of a hundred
+    valid authorizations again.
     """
     lab = Pebble(folder, zone)
     lab.ports = free_ports("acme", "management", "dns", "gate", "http", "tls")

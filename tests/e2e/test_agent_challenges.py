@@ -35,8 +35,9 @@ def site(lab: pebble.Pebble) -> Iterator[Site]:
         yield started
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def account(site: Site, lab: pebble.Pebble) -> int:
+    """An account of its own. Pebble may give an account a valid authorization again, one in 100."""
     return site.account(lab)
 
 
