@@ -63,11 +63,11 @@ class Limited:
         """Request a certificate with the nth account. Return its id."""
         return self.site.request(self.accounts[account], self.credential, name)
 
-    def until_issued(self, attempts: int, seconds: float) -> None:
-        """Wait until all `attempts` are issued and their records are gone."""
+    def until_issued(self, attempts: int, seconds: float, cleaned: float = 120) -> None:
+        """Wait until all `attempts` are issued. Then wait `cleaned` seconds for the cleanups."""
         what = f"the last of {attempts} certificates"
         until(lambda: self.site.states() == {"issued": attempts}, seconds, what, every=0.5)
-        until(lambda: not self.site.uncleaned(), 120, "the last cleanup", every=0.5)
+        until(lambda: not self.site.uncleaned(), cleaned, "the last cleanup", every=0.5)
 
     def stop_workers(self) -> None:
         """Kill the workers by SIGKILL."""
