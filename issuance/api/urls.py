@@ -23,6 +23,7 @@ staff.register("drills", DrillViewSet)
 own_certificate = "devices/self/certificates/<id:certificate_id>"
 on_device = "devices/<id:pk>/certificates"
 urlpatterns = [
+    *router.urls,
     path(own_certificate, OwnCertificateView.as_view()),
     path(f"{own_certificate}/deploy-materials", MaterialsView.as_view()),
     path(f"{own_certificate}/bundle", MaterialsView.as_view()),
@@ -45,7 +46,6 @@ urlpatterns = [
     *owned_paths("certificates/<id:pk>/assign", AssignmentViewSet, {"post": "assign"}),
     *owned_paths("certificates/<id:pk>/unassign", AssignmentViewSet, {"post": "unassign"}),
     *owned_paths("certificate-assign", KeyAssignViewSet, {"post": "create"}),
-    *router.urls,
     *staff.urls,
     *owned_paths("deployments", DeploymentListViewSet, {"get": "list"}),
     *owned_paths("summary", SummaryViewSet, {"get": "list"}),

@@ -1,10 +1,14 @@
 """A request is served in one thread, from the first middleware to the view."""
 
 import asyncio
+import itertools
 import threading
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from django.core.signals import request_finished, request_started
+from django.http import StreamingHttpResponse
 
 from accounts.audit import CurrentRequest
 from certctrl.log import RequestContext
@@ -19,8 +23,11 @@ SCOPE = {
 }
 
 
-def get(handler: OneThread) -> list[Any]:
-    """Return the messages that answer a GET of a page that does not exist."""
+def get(handler: OneThread, leaves_after: int = 0) -> list[Any]:
+    """Return the messages that answer a GET of a page that does not exist.
+
+    The client leaves after that many parts, or else when the response is complete.
+    """
 
     async def ask() -> list[Any]:
         sent: list[Any] = []
@@ -35,11 +42,29 @@ def get(handler: OneThread) -> list[Any]:
 
         async def send(message: Any) -> None:
             sent.append(message)
+            if len(sent) == leaves_after + 1:
+                leaves.set()
 
-        await handler(SCOPE, receive, send)
+        await asyncio.wait_for(handler(dict(SCOPE), receive, send), 20)
         return sent
 
     return asyncio.run(ask())
+
+
+@pytest.fixture
+def signals() -> Iterator[list[tuple[str, int]]]:
+    """Signals of requests, each with the thread that sent it."""
+    seen: list[tuple[str, int]] = []
+
+    def note(signal: Any, **kwargs: Any) -> None:
+        name = "started" if signal is request_started else "finished"
+        seen.append((name, threading.get_ident()))
+
+    for each in (request_started, request_finished):
+        each.connect(note)
+    yield seen
+    for each in (request_started, request_finished):
+        each.disconnect(note)
 
 
 def test_the_middleware_of_a_request_runs_in_one_thread(monkeypatch: pytest.MonkeyPatch):
@@ -56,7 +81,42 @@ def test_the_middleware_of_a_request_runs_in_one_thread(monkeypatch: pytest.Monk
 
     for middleware in (RequestContext, CurrentRequest):
         monkeypatch.setattr(middleware, "__call__", noting(middleware))
-    sent = get(OneThread())
-    assert sent[0]["status"] == 404
-    assert len(threads) == 2
+    handler = OneThread()
+    sent = [get(handler), get(handler)]
+    assert [messages[0]["status"] for messages in sent] == [404, 404]
+    assert len(threads) == 4
     assert len({*threads, threading.get_ident()}) == 2
+
+
+def test_a_request_starts_and_ends_in_the_thread_of_its_view(signals: list[tuple[str, int]]):
+    """So the thread gives its database connection back."""
+    get(OneThread())
+    (started, first), (finished, last) = signals
+    assert (started, finished) == ("started", "finished")
+    assert first == last != threading.get_ident()
+
+
+@pytest.mark.parametrize(("parts", "sent"), [(3, 5), (None, 3)])
+def test_a_stream_is_closed_at_its_end_and_when_its_client_leaves(
+    parts: int | None,
+    sent: int,
+    monkeypatch: pytest.MonkeyPatch,
+    signals: list[tuple[str, int]],
+):
+    closed = []
+
+    async def content() -> AsyncIterator[bytes]:
+        try:
+            for _ in range(parts) if parts else itertools.count():
+                yield b"part"
+                await asyncio.sleep(0)
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr(OneThread, "get_response", lambda *_: StreamingHttpResponse(content()))
+    messages = get(OneThread(), leaves_after=2 if parts is None else 9)
+    assert messages[1]["body"] == b"part"
+    assert len(messages) >= sent
+    assert ("body" in messages[-1]) == (parts is None)
+    assert closed == [True]
+    assert [name for name, _ in signals] == ["started", "finished"]
