@@ -18,11 +18,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from benchmarks import crowd, embedded, fleet, machine, ours, page, peers
+from benchmarks import crowd, embedded, fleet, machine, ours, page, peers, turns
 from benchmarks.page import Line
 from tests.e2e import processes
 
 PARTS = {
+    "turns": turns.ROWS,
     "ours": ours.ROWS,
     "peers": peers.ROWS,
     "crowd": crowd.ROWS,

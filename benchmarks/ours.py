@@ -1,6 +1,6 @@
 """This project's own figures where other clients have them too, and those of its API.
 
-python -m benchmarks.ours [--rows idle,speed,create,lists] [--quick]
+python -m benchmarks.ours [--rows idle,create,lists] [--quick]
 """
 
 import statistics
@@ -16,7 +16,7 @@ from benchmarks.sizes import Sizes, asked
 from tests.e2e import pebble
 from tests.e2e.processes import Site
 
-ROWS = ("idle", "speed", "create", "lists")
+ROWS = ("idle", "create", "lists")
 ROUNDS = 5  # in which the lists of few and of many are read
 
 

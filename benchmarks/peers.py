@@ -27,7 +27,7 @@ from tests.e2e import pebble
 
 ROWS = ("idle", "speed")
 # How many commands of each peer run at once. One after the other is measured in the first.
-CROWDS = (("lego", 10), ("lego", 32), ("certbot", 2))
+CROWDS = (("lego", 10), ("certbot", 2))
 
 Run = Callable[[str], None]  # gets a certificate of this name
 Get = Callable[[list[str]], None]  # gets certificates of these names, some at once

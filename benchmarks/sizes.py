@@ -10,6 +10,7 @@ class Sizes:
 
     names: int = 500  # certificates for the pace and the CPU of each
     certbot_names: int = 40  # certbot needs seconds for each
+    turns: int = 3  # of this project and of lego
     warm: int = 32  # certificates before the measurements, so that every thread has run
     idle: int = 30  # certificates, one after the other
     creates: int = 300
@@ -35,6 +36,7 @@ FULL = Sizes()
 QUICK = Sizes(
     names=24,
     certbot_names=2,
+    turns=1,
     warm=16,
     idle=4,
     creates=50,

@@ -64,7 +64,7 @@ def test_only_the_parts_of_the_named_rows_run():
 def test_an_unknown_row_is_refused_with_the_names_of_all(capsys):
     with pytest.raises(SystemExit):
         bench.main(["--rows", "idle,sped"])
-    assert "no row sped; there are idle, speed, create" in capsys.readouterr().err
+    assert "no row sped; there are speed, idle, create" in capsys.readouterr().err
 
 
 def test_missing_packages_are_named_before_anything_runs(monkeypatch, capsys):

@@ -39,7 +39,18 @@ def test_a_row_has_every_client_the_ratio_and_the_goal():
 
 
 def test_a_label_has_the_numbers_of_the_run():
-    assert row_of([speed(n=1500)], "Certificates")[0] == "Certificates a second, 1,500 names"
+    assert (
+        row_of([speed(n=1500)], "Certificates")[0]
+        == "Certificates a second, 1,500 names, median turn"
+    )
+
+
+def test_of_turns_the_median_of_each_client_is_compared():
+    ours = [speed(per_s=per_s, cpu_ms=1000 / per_s) for per_s in (20.0, 40.0, 25.0)]
+    lines = [*ours, lego(32, 5.0), lego(32, 10.0), lego(32, 9.0), lego(10, 8.0)]
+    certctrl, of_32, of_10, _, ratio = row_of(lines, "Certificates")[1:6]
+    assert (certctrl, of_32, of_10, ratio) == ("25.0", "9.00", "8.00", "2.78")
+    assert row_of(lines, "CPU for each")[1] == "40.0 ms"
 
 
 def test_a_missed_goal_is_marked():
