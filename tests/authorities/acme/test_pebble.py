@@ -1,4 +1,4 @@
-"""A whole order at a strict Pebble that refuses a fifth of all nonces, with a real name server."""
+"""A whole order at a strict Pebble that refuses a tenth of all nonces, with a real name server."""
 
 import threading
 
