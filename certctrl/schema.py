@@ -1,6 +1,7 @@
 """Adds to the API schema what drf-spectacular cannot see.
 
-These are the credentials, the {"data"} envelope, the error shape, and optional members.
+These are the credentials, the {"data"} envelope, the error shape, the headers of lists, and
+optional members.
 """
 
 from typing import Any
@@ -28,6 +29,22 @@ ERROR = {
                 "params": {"type": "object", "additionalProperties": {}},
             },
         }
+    },
+}
+
+# The headers of a list (certctrl.formats.ListPagination).
+HEADERS = {
+    "Link": {
+        "description": '`<URL>; rel="next"`, unless this is the last page (RFC 8288)',
+        "schema": {"type": "string"},
+    },
+    "X-Total-Count": {
+        "description": "number of rows, at most 10000, for `total=1`",
+        "schema": {"type": "integer"},
+    },
+    "X-Total-Count-More": {
+        "description": "`true` when there are more rows than were counted",
+        "schema": {"type": "string"},
     },
 }
 
@@ -68,6 +85,8 @@ class DeviceScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
 def envelope(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
     """Put responses into `data`, and describe all other responses as the one error shape.
 
+    Lists, which have the parameter `after`, get their headers.
+
     This is a postprocessing hook of drf-spectacular.
     """
     schemas = result.setdefault("components", {}).setdefault("schemas", {})
@@ -83,6 +102,8 @@ def envelope(result: dict[str, Any], generator: Any, request: Any, public: bool)
     schemas["Error"] = ERROR
     for operations in result["paths"].values():
         for operation in operations.values():
+            if any(each["name"] == "after" for each in operation.get("parameters", ())):
+                operation["responses"]["200"]["headers"] = HEADERS
             wrap(operation["responses"], or_error=operation.pop(OR_ERROR, False))
     return result
 

@@ -9,6 +9,7 @@ from tests.conftest import JSONClient
 from tests.factories import PASSWORD
 
 pytestmark = pytest.mark.django_db
+OF_LISTS = {"Link", "X-Total-Count", "X-Total-Count-More"}
 
 
 def as_json_schema(part):
@@ -44,6 +45,7 @@ def compare(schema, method, path, answer):
         f"{method} {path}: {answer.status_code}"
     )
     told = responses.get(str(answer.status_code), responses["default"])
+    assert OF_LISTS & set(answer.headers) <= set(told.get("headers", ()))
     if answer.status_code == 204:
         assert "content" not in told
     elif "application/zip" not in told["content"]:
@@ -105,6 +107,15 @@ def test_answers_about_accounts_credentials_and_cas_fit(world, api, account, cre
     api.get(f"cas/{root}")
     api.delete(f"cas/{root}")
     api.delete(f"dns-providers/{credential.pk}")
+
+
+def test_the_headers_of_a_list_are_in_the_schema(api, json_schema):
+    for name in ("Office", "Plant"):
+        api.post("cas", {"name": name})
+    first = api.get("cas?limit=1&total=1")
+    assert OF_LISTS & set(first.headers) == {"Link", "X-Total-Count"}
+    described = operation_of(json_schema, "get", "/apiv1/me/cas")["responses"]["200"]["headers"]
+    assert set(described) == OF_LISTS
 
 
 def test_answers_about_certificates_fit(world, api, guide, reference):
