@@ -1,6 +1,7 @@
 """A request is served in one thread, from the first middleware to the view."""
 
 import asyncio
+import io
 import itertools
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 from django.core.signals import request_finished, request_started
-from django.http import StreamingHttpResponse
+from django.http import FileResponse, StreamingHttpResponse
 
 from accounts.audit import CurrentRequest
 from certctrl.log import RequestContext
@@ -94,6 +95,16 @@ def test_a_request_starts_and_ends_in_the_thread_of_its_view(signals: list[tuple
     (started, first), (finished, last) = signals
     assert (started, finished) == ("started", "finished")
     assert first == last != threading.get_ident()
+
+
+def test_a_file_is_sent_in_parts_of_64_kib(monkeypatch: pytest.MonkeyPatch):
+    """Django reads files in parts of 4 KiB, and each part is a write to the connection."""
+    content = b"a file" * 30_000
+    file = FileResponse(io.BytesIO(content))
+    monkeypatch.setattr(OneThread, "get_response", lambda *_: file)
+    parts = [each.get("body", b"") for each in get(OneThread(), leaves_after=99)[1:]]
+    assert b"".join(parts) == content
+    assert [len(each) for each in parts] == [65_536, 65_536, 48_928, 0]
 
 
 @pytest.mark.parametrize(("parts", "sent"), [(3, 5), (None, 3)])
