@@ -111,6 +111,31 @@ def test_a_file_is_sent_in_parts_of_64_kib(monkeypatch: pytest.MonkeyPatch):
     assert [len(each) for each in parts] == [65_536, 65_536, 48_928, 0]
 
 
+def test_a_stream_begins_without_a_thread_and_its_connection(monkeypatch: pytest.MonkeyPatch):
+    seen: list[tuple[str, int]] = []
+
+    def note(what: str) -> None:
+        seen.append((what, threading.get_ident()))
+
+    async def content() -> AsyncIterator[bytes]:
+        started = {each.ident for each in threading.enumerate()} - before
+        assert len(started) == 1  # it has served the request, and now serves others
+        note("part")
+        yield b"part"
+
+    def view(*_: Any) -> StreamingHttpResponse:
+        note("view")
+        return StreamingHttpResponse(content())
+
+    monkeypatch.setattr(OneThread, "get_response", view)
+    monkeypatch.setattr(onethread, "close_old_connections", lambda: note("closed"))
+    before = {each.ident for each in threading.enumerate()}
+    get(OneThread(), leaves_after=9)
+    (view_, closed, part) = seen
+    assert (view_[0], closed[0], part[0]) == ("view", "closed", "part")
+    assert view_[1] == closed[1] != part[1]
+
+
 @pytest.mark.parametrize(("parts", "sent"), [(3, 5), (None, 3)])
 def test_a_stream_is_closed_at_its_end_and_when_its_client_leaves(
     parts: int | None,
