@@ -25,8 +25,8 @@ class OneThread(ASGIHandler):
     """A handler that serves a request in one call of one thread, from its first signal to its last.
 
     Middleware and views are synchronous. Django would start a thread for each request, and change
-    between it and the event loop several times. A new thread has no database connection, no cursor
-    and no cache client.
+    between it and the event loop several times. A new thread needs a new wrapper of the database
+    connection. Context variables are of one request, so a kept thread passes none on.
     """
 
     def __init__(self) -> None:

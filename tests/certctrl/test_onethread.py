@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from django.core.signals import request_finished, request_started
-from django.http import FileResponse, StreamingHttpResponse
+from django.http import FileResponse, HttpResponse, StreamingHttpResponse
+from django.utils import timezone
+from django.utils.translation import activate, get_language
 
 from accounts.audit import CurrentRequest
 from certctrl import onethread
@@ -91,6 +93,23 @@ def test_the_middleware_of_a_request_runs_in_one_thread(monkeypatch: pytest.Monk
     assert [messages[0]["status"] for messages in sent] == [404, 404]
     assert len(threads) == 4
     assert len({*threads, threading.get_ident()}) == 2
+
+
+def test_a_kept_thread_passes_nothing_of_a_request_on(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    def view(*_: Any) -> HttpResponse:
+        seen.append((threading.get_ident(), get_language(), timezone.get_current_timezone_name()))
+        activate("zh-hans")
+        timezone.activate("Asia/Shanghai")
+        return HttpResponse()
+
+    monkeypatch.setattr(OneThread, "get_response", view)
+    monkeypatch.setattr(onethread, "MOST_THREADS", 1)
+    handler = OneThread()
+    get(handler)
+    get(handler)
+    assert seen[0] == seen[1]
 
 
 def test_a_request_starts_and_ends_in_the_thread_of_its_view(signals: list[tuple[str, int]]):
