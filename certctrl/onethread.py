@@ -10,7 +10,7 @@ from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.core.signals import request_started
 from django.db import close_old_connections
-from django.http import HttpResponseBase
+from django.http import FileResponse, HttpResponseBase
 from django.urls import set_script_prefix
 
 Scope = dict[str, Any]
@@ -25,8 +25,8 @@ class OneThread(ASGIHandler):
     """A handler that serves a request in one call of one thread, from its first signal to its last.
 
     Middleware and views are synchronous. Django would start a thread for each request, and change
-    between it and the event loop several times. A new thread has no database connection, no cursor
-    and no cache client.
+    between it and the event loop several times. A new thread needs a new wrapper of the database
+    connection. Context variables are of one request, so a kept thread passes none on.
     """
 
     def __init__(self) -> None:
@@ -58,6 +58,8 @@ class OneThread(ASGIHandler):
         request, refusal = self.create_request(scope, body)
         response: HttpResponseBase | None = self.get_response(request) if request else refusal
         assert response
+        if isinstance(response, FileResponse):
+            response.block_size = self.chunk_size
         if response.streaming:
             close_old_connections()
         else:

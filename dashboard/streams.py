@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import structlog
-from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import connections
 from django.db.models import OuterRef, Subquery
@@ -211,8 +210,6 @@ async def messages(stream: Stream, state: dict[str, Any]) -> AsyncIterator[bytes
     watch().join(stream)
     state["waiting"] = stream
     try:
-        # The thread of the request waits with the stream, and needs no connection meanwhile.
-        await sync_to_async(connections.close_all)()
         yield f"retry: {RECONNECT}\n\n".encode()
         while loop.time() < ends_at:
             try:

@@ -1,7 +1,7 @@
 """Live progress: streams of what is shown, and one reader for all of them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import pytest
 
@@ -39,13 +39,6 @@ class Reads:
         return {each: part(each) for each in wanted}
 
 
-def at_once(act: Callable[[], None]) -> Callable[[], Awaitable[None]]:
-    async def run() -> None:
-        act()
-
-    return run
-
-
 def part(shown: Shown) -> bytes:
     return f"{shown.attempt} in {shown.language}".encode()
 
@@ -59,7 +52,6 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Reads]:
         monkeypatch.setattr(streams, "seen", made.look)
         monkeypatch.setattr(streams, "rendered", made.render)
         monkeypatch.setattr(streams, "LOOK_EVERY", 0.0)
-        monkeypatch.setattr(streams, "sync_to_async", at_once)  # a page waits before the first read
         return made
 
     return build
