@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from django.conf import settings
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.core.signals import request_started
@@ -16,9 +17,6 @@ from django.urls import set_script_prefix
 Scope = dict[str, Any]
 Receive = Callable[[], Coroutine[Any, Any, Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
-
-# A thread ends only with the process. A request waits while all are in views.
-MOST_THREADS = 500
 
 
 class OneThread(ASGIHandler):
@@ -31,7 +29,8 @@ class OneThread(ASGIHandler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.threads = ThreadPoolExecutor(MOST_THREADS, "request")
+        # Threads end only with the process. One is started only while all others are in views.
+        self.threads = ThreadPoolExecutor(settings.MAX_CONNECTIONS, "request")
 
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
@@ -39,6 +38,8 @@ class OneThread(ASGIHandler):
     async def __call__(  # type: ignore[override]  # the stubs have any awaitable
         self, scope: Scope, receive: Receive, send: Send
     ) -> None:
+        if scope["type"] != "http":  # uvicorn asks whether there is a lifespan
+            raise ValueError(f"{scope['type']} is not served here")
         try:
             body = await self.read_body(receive)
         except RequestAborted:

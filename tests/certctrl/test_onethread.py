@@ -14,7 +14,6 @@ from django.utils import timezone
 from django.utils.translation import activate, get_language
 
 from accounts.audit import CurrentRequest
-from certctrl import onethread
 from certctrl.log import RequestContext
 from certctrl.onethread import OneThread
 
@@ -71,7 +70,9 @@ def signals() -> Iterator[list[tuple[str, int]]]:
         each.disconnect(note)
 
 
-def test_the_middleware_of_a_request_runs_in_one_thread(monkeypatch: pytest.MonkeyPatch):
+def test_the_middleware_of_a_request_runs_in_one_thread(
+    monkeypatch: pytest.MonkeyPatch, settings: Any
+):
     threads = []
 
     def noting(middleware: Any) -> Any:
@@ -87,7 +88,7 @@ def test_the_middleware_of_a_request_runs_in_one_thread(monkeypatch: pytest.Monk
         monkeypatch.setattr(middleware, "__call__", noting(middleware))
     # A thread may be idle only a moment after its response. With more, the second request may get
     # a new one.
-    monkeypatch.setattr(onethread, "MOST_THREADS", 1)
+    settings.MAX_CONNECTIONS = 1
     handler = OneThread()
     sent = [get(handler), get(handler)]
     assert [messages[0]["status"] for messages in sent] == [404, 404]
@@ -95,7 +96,9 @@ def test_the_middleware_of_a_request_runs_in_one_thread(monkeypatch: pytest.Monk
     assert len({*threads, threading.get_ident()}) == 2
 
 
-def test_a_kept_thread_passes_nothing_of_a_request_on(monkeypatch: pytest.MonkeyPatch):
+def test_a_kept_thread_passes_nothing_of_a_request_on(
+    monkeypatch: pytest.MonkeyPatch, settings: Any
+):
     seen = []
 
     def view(*_: Any) -> HttpResponse:
@@ -105,11 +108,17 @@ def test_a_kept_thread_passes_nothing_of_a_request_on(monkeypatch: pytest.Monkey
         return HttpResponse()
 
     monkeypatch.setattr(OneThread, "get_response", view)
-    monkeypatch.setattr(onethread, "MOST_THREADS", 1)
+    settings.MAX_CONNECTIONS = 1
     handler = OneThread()
     get(handler)
     get(handler)
     assert seen[0] == seen[1]
+
+
+def test_a_lifespan_starts_no_request(signals: list[tuple[str, int]]):
+    with pytest.raises(ValueError, match="lifespan"):
+        asyncio.run(OneThread()({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
+    assert signals == []
 
 
 def test_a_request_starts_and_ends_in_the_thread_of_its_view(signals: list[tuple[str, int]]):
@@ -147,7 +156,7 @@ def test_a_stream_begins_without_a_thread_and_its_connection(monkeypatch: pytest
         return StreamingHttpResponse(content())
 
     monkeypatch.setattr(OneThread, "get_response", view)
-    monkeypatch.setattr(onethread, "close_old_connections", lambda: note("closed"))
+    monkeypatch.setattr("certctrl.onethread.close_old_connections", lambda: note("closed"))
     before = {each.ident for each in threading.enumerate()}
     get(OneThread(), leaves_after=9)
     (view_, closed, part) = seen
