@@ -32,8 +32,8 @@ ERROR = {
     },
 }
 
-# The headers of a list (certctrl.formats.ListPagination).
-HEADERS = {
+# certctrl.formats.ListPagination sends them.
+LIST_HEADERS = {
     "Link": {
         "description": '`<URL>; rel="next"`, unless this is the last page (RFC 8288)',
         "schema": {"type": "string"},
@@ -100,10 +100,13 @@ def envelope(result: dict[str, Any], generator: Any, request: Any, public: bool)
         for member in schema.get("properties", {}).values():
             member.pop("title", None)  # the words of the admin
     schemas["Error"] = ERROR
+    result["components"]["headers"] = LIST_HEADERS
     for operations in result["paths"].values():
         for operation in operations.values():
             if any(each["name"] == "after" for each in operation.get("parameters", ())):
-                operation["responses"]["200"]["headers"] = HEADERS
+                operation["responses"]["200"]["headers"] = {
+                    name: {"$ref": f"#/components/headers/{name}"} for name in LIST_HEADERS
+                }
             wrap(operation["responses"], or_error=operation.pop(OR_ERROR, False))
     return result
 
